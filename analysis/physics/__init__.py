@@ -1,0 +1,1 @@
+"""Numpy in, numbers out; no input or output."""

@@ -1,0 +1,1 @@
+"""Machine profiles, one YAML file each."""

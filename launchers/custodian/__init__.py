@@ -1,0 +1,1 @@
+"""Custodian jobs, handlers and validators."""

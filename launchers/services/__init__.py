@@ -1,0 +1,1 @@
+"""MongoDB and Slurm for machines that have none."""

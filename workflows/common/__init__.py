@@ -1,0 +1,1 @@
+"""Flows that work with the Makers of any code."""

@@ -1,0 +1,1 @@
+"""Documents stored as results."""
