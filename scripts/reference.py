@@ -1,0 +1,85 @@
+"""Write the reference pages that are made from code: ``python scripts/reference.py [--check]``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orionflow.launchers.machine import AllocationProfile, MachineProfile
+from orionflow.launchers.resources import Resources
+from orionflow.settings import PREFIX, Settings
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+DOCS = Path(__file__).parents[1] / "docs" / "reference"
+
+
+def table(model: type[BaseModel], variable: str = "") -> str:
+    """Return the fields of a model as a Markdown table."""
+    head = "| name | type | default | what |\n|---|---|---|---|\n"
+    rows = []
+    for name, field in model.model_fields.items():
+        kind = str(field.annotation).replace("typing.", "").replace("pathlib.", "")
+        kind = kind.removeprefix("<class '").removesuffix("'>").replace("|", "\\|")
+        if field.is_required():
+            default = "required"
+        elif field.default_factory is not None:
+            default = "computed"
+        else:
+            default = f"`{field.default}`" if field.default not in ((), None, "") else "-"
+        if isinstance(field.default, AllocationProfile):
+            default = "see below"
+        what = (field.description or "").replace("|", "\\|")
+        shown = f"`{name}`" + (f" (`{variable}{name.upper()}`)" if variable else "")
+        rows.append(f"| {shown} | `{kind}` | {default} | {what} |")
+    return head + "\n".join(rows) + "\n"
+
+
+def settings_page() -> str:
+    """Return the page on settings and machine profiles."""
+    return f"""# Settings and machine profiles
+
+Made from the code by `python scripts/reference.py`.
+
+Settings say where and how to run, never physics: physics is a parameter of a recipe, because it
+must be stored with the result. A variable wins over `orionflow.yaml` in the project folder, which
+wins over the default. A misspelt name in either is an error that names the right one.
+
+## `orionflow.yaml`
+
+{table(Settings, PREFIX)}
+## Machine profile
+
+One YAML file in `machines/` of the project, or one of those shipped with orionflow.
+
+{table(MachineProfile)}
+### `allocation`
+
+{table(AllocationProfile)}
+## Resources of a job
+
+{table(Resources)}"""
+
+
+PAGES = {"settings.md": settings_page}
+
+
+def main(check: bool) -> int:  # noqa: FBT001  one flag
+    """Write the pages, or say which are out of date."""
+    stale = []
+    for name, make in PAGES.items():
+        path, text = DOCS / name, make()
+        if path.exists() and path.read_text() == text:
+            continue
+        stale.append(name)
+        if not check:
+            path.write_text(text)
+    if stale:
+        print("out of date:" if check else "written:", *stale)
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))
