@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Literal, Union, get_args, get_origin
 
 from orionflow.launchers.machine import AllocationProfile, MachineProfile
 from orionflow.launchers.resources import Resources
@@ -16,13 +17,27 @@ if TYPE_CHECKING:
 DOCS = Path(__file__).parents[1] / "docs" / "reference"
 
 
+def type_name(annotation: object) -> str:
+    """Return a type as a reader would write it; validators (with their addresses) left out."""
+    if get_origin(annotation) is Annotated:
+        return type_name(get_args(annotation)[0])
+    if isinstance(annotation, UnionType) or get_origin(annotation) is Union:
+        return " \\| ".join(type_name(a) for a in get_args(annotation))
+    if get_origin(annotation) is Literal:
+        return " \\| ".join(repr(a) for a in get_args(annotation))
+    if annotation is NoneType:
+        return "None"
+    if get_origin(annotation) is None and isinstance(annotation, type):
+        return annotation.__name__
+    return str(annotation).replace("pathlib.", "").replace("typing.", "")
+
+
 def table(model: type[BaseModel], variable: str = "") -> str:
     """Return the fields of a model as a Markdown table."""
     head = "| name | type | default | what |\n|---|---|---|---|\n"
     rows = []
     for name, field in model.model_fields.items():
-        kind = str(field.annotation).replace("typing.", "").replace("pathlib.", "")
-        kind = kind.removeprefix("<class '").removesuffix("'>").replace("|", "\\|")
+        kind = type_name(field.annotation)
         if field.is_required():
             default = "required"
         elif field.default_factory is not None:

@@ -11,7 +11,7 @@ CASES = [
     errors.ConfigError("a", hint="b"),
     errors.InputError("a"),
     errors.LaunchError("a", command=["sbatch", "x y"], code=1, stderr="no", hint="b"),
-    errors.CodeError("a", failure_id="QE_WALLTIME", folder="/tmp/x", transient=True),
+    errors.CodeError("a", failure_id="QE_WALLTIME", folder="/scratch/x", transient=True),
     errors.OutputError("a", path="pw.xml", line=3, expected="a number"),
     errors.StoreError("a", hint="orionflow db start"),
     errors.PolicyError("a", rule="cap", asked=5, allowed=3),

@@ -12,7 +12,8 @@ def loaded_modules(statement):
     return set(run.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["orionflow.launchers.launchpad", "orionflow.launchers.launcher"])
+@pytest.mark.parametrize("module", ["orionflow.launchers.launchpad",
+                                    "orionflow.launchers.launcher"])
 def test_launcher_imports_no_recipe_and_no_pymatgen(module):
     loaded = loaded_modules(f"import {module}")
     heavy = {"pymatgen", "emmet", "atomate2", "ase", "pandas", "matplotlib", "custodian"}

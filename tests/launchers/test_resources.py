@@ -30,7 +30,7 @@ def test_impossible_resources_are_refused_by_name(bad):
 def test_more_ranks_than_the_machine_has_is_refused():
     machine = MachineProfile(name="small", cores_per_node=4, nodes=2)
     machine.check(Resources(nodes=2, ranks=8))
-    with pytest.raises(InputError, match="ranks x threads = 9.*'small'.*at most 8"):
+    with pytest.raises(InputError, match=r"ranks x threads = 9.*'small'.*at most 8"):
         machine.check(Resources(nodes=2, ranks=9))
 
 
