@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from emmet.core.structure import StructureMetadata
 from pydantic import BaseModel, ConfigDict, Field
-from pymatgen.core import Structure  # noqa: TC002  pydantic reads it at run time
-from pymatgen.entries.computed_entries import ComputedEntry  # noqa: TC002
+from pymatgen.core import Structure
+from pymatgen.entries.computed_entries import ComputedEntry
 
-from orionflow.launchers.record import RunRecord  # noqa: TC001
+from orionflow import __version__
+from orionflow.launchers.record import RunRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 SCHEMA_VERSION = 1
 
@@ -17,11 +23,22 @@ Vector3 = tuple[float, float, float]
 Matrix3 = tuple[Vector3, Vector3, Vector3]
 
 
+def sha256_text(text: str) -> str:
+    """Return the SHA-256 of a text as written to a file in UTF-8."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 class FileHash(BaseModel):
     """A file the result depends on."""
 
     name: str
     sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> FileHash:
+        """Hash a file; only its name is kept, not its folder."""
+        with path.open("rb") as stream:
+            return cls(name=path.name, sha256=hashlib.file_digest(stream, "sha256").hexdigest())
 
 
 class Provenance(BaseModel):
@@ -31,6 +48,8 @@ class Provenance(BaseModel):
     ----------
     input_sha256
         Hash of the input file as the recipe wrote it, before any correction.
+    structure_sha256
+        Hash of the structure that was handed in (``orionflow.workflows.structures``).
     files
         Pseudopotentials or potential files with their hashes.
     run
@@ -41,8 +60,31 @@ class Provenance(BaseModel):
 
     orionflow_version: str
     input_sha256: str
+    structure_sha256: str | None = None
     files: list[FileHash] = Field(default_factory=list)
     run: RunRecord
+
+    @classmethod
+    def collect(cls, *, input_text: str, run: RunRecord, files: Iterable[Path] = (),
+                structure_sha256: str | None = None) -> Provenance:
+        """Hash the input and the files of a run.
+
+        Parameters
+        ----------
+        input_text
+            The input as the recipe wrote it.
+        run
+            What the launcher recorded.
+        files
+            Pseudopotentials or potential files.
+        structure_sha256
+            Hash of the structure that was handed in.
+        """
+        return cls(
+            orionflow_version=__version__, input_sha256=sha256_text(input_text),
+            structure_sha256=structure_sha256, files=[FileHash.of(file) for file in files],
+            run=run,
+        )
 
 
 class Output(BaseModel):
@@ -83,3 +125,22 @@ class TaskDocument(StructureMetadata):
     entry: ComputedEntry | None = None
     warnings: list[str] = Field(default_factory=list)
     provenance: Provenance
+
+
+def computed_entry(structure: Structure, energy: float, uuid: str | None,
+                   parameters: dict[str, Any]) -> ComputedEntry:
+    """Return the pymatgen entry of a result, as phase diagrams and common flows want it.
+
+    Parameters
+    ----------
+    structure
+        Final structure.
+    energy
+        Energy of the cell, eV.
+    uuid
+        Id of the job, used as ``entry_id``.
+    parameters
+        What entries must share to be comparable (functional, potential, cutoff ...).
+    """
+    return ComputedEntry(structure.composition.remove_charges(), energy, parameters=parameters,
+                         entry_id=uuid)
