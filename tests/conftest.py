@@ -1,0 +1,140 @@
+"""Services for the tests: a MongoDB, a Slurm, projects on them; all real, all thrown away."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+import pytest
+
+from orionflow.errors import ConfigError
+from orionflow.launchers.project import (
+    JOBFLOW_FILE,
+    LAUNCHPAD_FILE,
+    DatabaseAccess,
+    init_project,
+    project_environment,
+)
+from orionflow.launchers.services.mongod import Mongod, find_mongod
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from fireworks import LaunchPad
+    from jobflow import JobStore
+
+REQUIRE_ALL = bool(os.environ.get("ORIONFLOW_REQUIRE_ALL"))
+AWKWARD = "pro ject's"
+
+
+def _missing(what: str) -> None:
+    """Skip on a laptop; with ORIONFLOW_REQUIRE_ALL (set by `make test`) a missing need fails."""
+    if REQUIRE_ALL:
+        pytest.fail(f"{what}; scripts/install-system.sh installs what the tests need")
+    pytest.skip(what)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Check the needs of a test before its fixtures start anything."""
+    for marker in item.iter_markers("needs_code"):
+        for executable in marker.args:
+            if shutil.which(executable) is None:
+                _missing(f"{executable} is not installed")
+    if next(item.iter_markers("needs_mongod"), None) is not None:
+        try:
+            find_mongod()
+        except ConfigError as error:
+            _missing(str(error))
+
+
+@pytest.fixture(autouse=True)
+def _no_project_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the caller's own project and settings out of the tests."""
+    for name in list(os.environ):
+        if (name.startswith("ORIONFLOW_") and name != "ORIONFLOW_REQUIRE_ALL") or name in {
+                "JOBFLOW_CONFIG_FILE", "FW_CONFIG_FILE"}:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+    """One authenticated MongoDB for the whole session."""
+    server = Mongod(tmp_path_factory.mktemp("mongo") / AWKWARD, cache_gb=0.25)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def database(mongod: Mongod) -> Iterator[DatabaseAccess]:
+    """Return a database of the test's own, dropped afterwards."""
+    access = mongod.access(name=f"orionflow_{uuid.uuid4().hex[:12]}")
+    yield access
+    with mongod.client() as client:
+        client.drop_database(access.name)
+
+
+@pytest.fixture
+def project(tmp_path: Path, database: DatabaseAccess,
+            monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a fresh project folder (the current one) with its own database; machine `local`."""
+    folder = tmp_path / AWKWARD
+    init_project(folder, machine="local", database=database)
+    _enter(folder, monkeypatch)
+    return folder
+
+
+@pytest.fixture
+def launchpad(project: Path) -> Iterator[LaunchPad]:
+    """Return the project's stock LaunchPad, reset."""
+    from fireworks import LaunchPad
+
+    launchpad = LaunchPad.from_file(str(project / LAUNCHPAD_FILE))
+    launchpad.reset("", require_password=False)
+    yield launchpad
+    launchpad.connection.close()
+
+
+@pytest.fixture
+def job_store(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobStore]:
+    """Return the project's JobStore, connected, and make it jobflow's own in this process."""
+    import yaml
+    from jobflow import SETTINGS, JobStore
+
+    spec = yaml.safe_load((project / JOBFLOW_FILE).read_text())["JOB_STORE"]
+    store = JobStore.from_dict_spec(spec)
+    store.connect()
+    monkeypatch.setattr(SETTINGS, "JOB_STORE", store)
+    yield store
+    store.close()
+
+
+def _enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in project_environment(folder).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(folder)
+
+
+@pytest.fixture
+def wait_until() -> Callable[..., object]:
+    """Return ``wait_until(condition, timeout=30, pause=0.1)``.
+
+    It returns the condition's first true value. A condition may also return ``(ok, seen)``;
+    then ``seen`` is returned, and named when the test fails after ``timeout`` seconds.
+    """
+    def wait(condition: Callable[[], object], timeout: float = 30, pause: float = 0.1) -> object:
+        end = time.monotonic() + timeout
+        while True:
+            value = condition()
+            ok, seen = value if isinstance(value, tuple) else (value, value)
+            if ok:
+                return seen
+            if time.monotonic() > end:
+                return pytest.fail(f"not within {timeout} s; last seen: {seen!r}")
+            time.sleep(pause)
+
+    return wait
