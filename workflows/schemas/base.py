@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emmet.core.structure import StructureMetadata
 from pydantic import BaseModel, ConfigDict, Field
-from pymatgen.core import Structure
+from pymatgen.core import Structure  # noqa: TC002  pydantic reads it at run time
 from pymatgen.entries.computed_entries import ComputedEntry
 
 from orionflow import __version__
-from orionflow.launchers.record import RunRecord
+from orionflow.launchers.record import RunRecord  # noqa: TC001  pydantic reads it at run time
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 SCHEMA_VERSION = 1
 
