@@ -6,20 +6,22 @@ word, and every query on that is empty.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from orionflow.errors import ConfigError, StoreError
+from orionflow.launchers.project import JOBFLOW_FILE, LAUNCHPAD_FILE
 from orionflow.settings import PROJECT_FILE, find_project
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from fireworks.core.launchpad import LaunchPad
     from jobflow import JobStore
 
-LAUNCHPAD_FILE = "my_launchpad.yaml"
-JOBFLOW_FILE = "jobflow.yaml"
 DATA_STORE = "data"
 """Name of the additional store (GridFS) that holds trajectories and other large data."""
 _PATIENCE_MS = 5000
@@ -68,8 +70,29 @@ def open_store(project: Path | str | None = None) -> JobStore:
         store.connect()
         store.docs_store.count({"uuid": ""})
     except (PyMongoError, TypeError, ValueError) as error:  # the last two: a bad port or option
+        close_store(store)
         raise _unreachable(path, error) from error
     return store
+
+
+def close_store(store: JobStore) -> None:
+    """Close the connections of a store; maggma's own ``close`` leaves them open."""
+    additional: dict[str, Any] = store.additional_stores
+    for part in (store.docs_store, *additional.values()):
+        for name in ("_coll", "_files_collection"):
+            database = getattr(getattr(part, name, None), "database", None)
+            if database is not None:
+                database.client.close()
+
+
+@contextmanager
+def reading(project: Path | str | None = None) -> Iterator[JobStore]:
+    """Open the project's JobStore for the length of a ``with`` block; see ``open_store``."""
+    store = open_store(project)
+    try:
+        yield store
+    finally:
+        close_store(store)
 
 
 def load_store(path: Path) -> JobStore:
@@ -90,8 +113,9 @@ def load_store(path: Path) -> JobStore:
                          hint="make it anew: orionflow init")
     _be_impatient(spec)
     try:
-        store: JobStore = (JobStore.from_dict(spec) if "@class" in spec
-                           else JobStore.from_dict_spec(spec))
+        build: Callable[[dict[str, Any]], Any] = (
+            JobStore.from_dict if "@class" in spec else JobStore.from_dict_spec)
+        store: JobStore = build(spec)
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path}: JOB_STORE is not a store: {error}",
                          hint="make it anew: orionflow init") from error
@@ -121,12 +145,25 @@ def open_launchpad(project: Path | str | None = None) -> LaunchPad:
     fields = {**read_yaml(path), "logdir": None, "strm_lvl": "WARNING"}
     kwargs = fields.get("mongoclient_kwargs") or {}
     fields["mongoclient_kwargs"] = {"serverSelectionTimeoutMS": _PATIENCE_MS, **kwargs}
+    launchpad = None
     try:
         launchpad = LaunchPad.from_dict(fields)
         launchpad.fw_id_assigner.find_one()
     except (PyMongoError, TypeError, ValueError) as error:
+        if launchpad is not None:
+            launchpad.connection.close()
         raise _unreachable(path, error) from error
     return launchpad
+
+
+@contextmanager
+def queue(project: Path | str | None = None) -> Iterator[LaunchPad]:
+    """Open the project's LaunchPad for the length of a ``with`` block; see ``open_launchpad``."""
+    launchpad = open_launchpad(project)
+    try:
+        yield launchpad
+    finally:
+        launchpad.connection.close()
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
