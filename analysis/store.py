@@ -77,8 +77,8 @@ def open_store(project: Path | str | None = None) -> JobStore:
 
 def close_store(store: JobStore) -> None:
     """Close the connections of a store; maggma's own ``close`` leaves them open."""
-    additional: dict[str, Any] = store.additional_stores
-    for part in (store.docs_store, *additional.values()):
+    untyped: Any = store
+    for part in (store.docs_store, *untyped.additional_stores.values()):
         for name in ("_coll", "_files_collection"):
             database = getattr(getattr(part, name, None), "database", None)
             if database is not None:
