@@ -2,44 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from orionflow.launchers.failure_mode import FailureMode
+from orionflow.launchers.failures_qe import QE_FAILURES
 
+__all__ = ["CATALOGUE", "FailureMode"]
 
-@dataclass(frozen=True)
-class FailureMode:
-    """One known failure.
-
-    Attributes
-    ----------
-    id
-        Stable name, stored in documents.
-    code
-        Executable it belongs to.
-    title
-        What happened, in words.
-    transient
-        Whether an unchanged rerun or continuation may succeed.
-    remedy
-        What is tried automatically, in order.
-    advice
-        What a person does when that did not help.
-    source
-        Where the remedy comes from.
-    """
-
-    id: str
-    code: str
-    title: str
-    transient: bool
-    remedy: tuple[str, ...]
-    advice: str
-    source: str
-
-
-_ALL = (
+_ANY = (
     FailureMode(
         "CODE_UNKNOWN", "any", "the code stopped with an error we do not know", transient=False,
         remedy=(), advice="read the last lines of the output in the folder", source="",
     ),
 )
-CATALOGUE: dict[str, FailureMode] = {mode.id: mode for mode in _ALL}
+CATALOGUE: dict[str, FailureMode] = {mode.id: mode for mode in (*_ANY, *QE_FAILURES)}

@@ -22,6 +22,8 @@ class Correction(BaseModel):
         What was changed, one readable line each: ``electron_maxstep: 4 -> 12``.
     evidence
         The line of output that showed the failure.
+    folder
+        Subfolder that keeps input and output of that attempt.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -31,6 +33,7 @@ class Correction(BaseModel):
     handler: str
     changes: list[str]
     evidence: str = ""
+    folder: str = ""
 
 
 class RunRecord(BaseModel):

@@ -1,27 +1,38 @@
-"""Custodian jobs: one executable in a process group of its own that can be ended for sure."""
+"""Custodian jobs: one executable in a session of its own that can be ended for sure."""
 
 from __future__ import annotations
 
-import ctypes
+import glob
 import os
+import select
 import shutil
-import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from custodian.custodian import Job
+
+from orionflow.launchers.custodian import guard
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_PR_SET_PDEATHSIG = 1
+_FIRST_LOOK = 0.2
+_LONGEST_PAUSE = 30.0
 
 
-def _die_with_parent() -> None:
-    """Have the kernel end mpirun, and so its ranks, when this process is killed."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+class Monitor(Protocol):
+    """Looks at a running code; what it finds ends the attempt under this failure id."""
+
+    failure_id: str
+
+    def look(self, job: CodeJob, folder: Path) -> str | None:
+        """Return the evidence that the code must be stopped, or None. Must be cheap."""
+
+    def ask(self, job: CodeJob, folder: Path) -> float:
+        """Ask the code to stop by itself; return how long that may take, s (0: kill it)."""
 
 
 class CodeJob(Job):
@@ -39,21 +50,36 @@ class CodeJob(Job):
         Files of an earlier attempt that would be taken for this one's (patterns); moved away.
     stdin
         File given to standard input, or None.
+    inputs
+        Files (patterns) of which a copy is kept before a correction changes them.
+    watched
+        Files (patterns) an earlier step may have left and this attempt must write anew; see
+        `is_fresh`.
+    monitors
+        Asked, in order, while the code runs.
     """
 
     def __init__(self, command: Sequence[str], *, stdout: str, stderr: str,
                  environment: Mapping[str, str] | None = None, stale: Sequence[str] = (),
-                 stdin: str | None = None) -> None:
+                 stdin: str | None = None, inputs: Sequence[str] = (),
+                 watched: Sequence[str] = (), monitors: Sequence[Monitor] = ()) -> None:
         self.command = list(command)
         self.stdout = stdout
         self.stderr = stderr
         self.environment = dict(environment or {})
         self.stale = tuple(stale)
         self.stdin = stdin
+        self.inputs = tuple(inputs)
+        self.watched = tuple(watched)
+        self.monitors = tuple(monitors)
         self.attempt = 0
         self.seconds = 0.0
+        self.last_seconds = 0.0
         self.started_at = 0.0
+        self.stopped_by: tuple[str, str] | None = None
         self.process: subprocess.Popen[bytes] | None = None
+        self._before: dict[Path, tuple[int, int]] = {}
+        self._attic: Path | None = None
 
     @property
     def name(self) -> str:
@@ -69,41 +95,58 @@ class CodeJob(Job):
         """Nothing: the recipe has written the input."""
 
     def run(self, directory: str = "./") -> subprocess.Popen[bytes]:
-        """Start the next attempt."""
+        """Run the next attempt to its end, under the eyes of the monitors.
+
+        Custodian's own loop sleeps a whole polling step before it looks for the first time, so
+        the waiting is done here and it is given a process that has ended.
+        """
         folder = Path(directory)
         self._settle_time()
         self.attempt += 1
+        self.stopped_by = None
         self._put_away(folder)
+        self._attic = None
+        self._before = {f: _stamp(f) for f in self._watched_files(folder)}
         stdin = (folder / self.stdin).open("rb") if self.stdin else None
         with (folder / self.stdout).open("wb") as out, (folder / self.stderr).open("wb") as err:
             self.started_at = time.time()
             self.process = subprocess.Popen(
                 self.command, cwd=folder, stdout=out, stderr=err,
                 stdin=stdin or subprocess.DEVNULL, env={**os.environ, **self.environment},
-                start_new_session=True, preexec_fn=_die_with_parent,  # noqa: PLW1509  calls one C function
+                start_new_session=True,
             )
         if stdin:
             stdin.close()
+        with subprocess.Popen(  # ends what survives the death of this process
+            [sys.executable, "-I", "-S", guard.__file__, str(self.process.pid)],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as keeper:
+            try:
+                self._wait(folder)
+                guard.end_session(self.process.pid)  # mpirun killed: its ranks may be left
+            finally:
+                if self.process.poll() is None:
+                    self.terminate(directory)
+                if keeper.stdin:
+                    try:
+                        keeper.stdin.write(b"\n")
+                        keeper.stdin.close()
+                    except BrokenPipeError:
+                        pass  # the guard was killed, and nothing is left for it to do
+        self._settle_time()
         return self.process
 
     def postprocess(self, directory: str = "./") -> None:
         """Nothing to do after a good run."""
 
     def terminate(self, directory: str = "./") -> None:  # noqa: ARG002  Custodian passes it
-        """End the whole process group and wait until it is gone."""
+        """End the whole session and wait until it is gone."""
         process = self.process
         if process is None:
             return
-        for sig, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
-            try:
-                os.killpg(process.pid, sig)
-                process.wait(patience)
-            except ProcessLookupError:
-                break
-            except subprocess.TimeoutExpired:
-                continue
-            else:
-                break
+        guard.end_session(process.pid, patience=10.0)
+        process.wait()
         self._settle_time()
 
     def finish(self) -> float:
@@ -111,20 +154,102 @@ class CodeJob(Job):
         self._settle_time()
         return self.seconds
 
+    def is_fresh(self, file: Path) -> bool:
+        """Whether a watched file was written by the present attempt."""
+        return file.is_file() and self._before.get(file) != _stamp(file)
+
+    def read_inputs(self, folder: Path) -> dict[Path, bytes]:
+        """Return the input files as they are before a correction."""
+        return {file: file.read_bytes() for file in matching_files(folder, self.inputs)}
+
+    def attic(self, folder: Path, inputs: Mapping[Path, bytes] | None = None) -> Path:
+        """Return the folder for what the present attempt leaves, with its inputs."""
+        if self._attic is None:
+            number = 1
+            while (attic := folder / f"attempt_{number}").exists():
+                number += 1
+            attic.mkdir()
+            for file, content in (inputs or {}).items():
+                (attic / file.name).write_bytes(content)
+            self._attic = attic
+        return self._attic
+
+    def output_size(self, folder: Path) -> int:
+        """Return how much the present attempt has printed, bytes."""
+        try:
+            return (folder / self.stdout).stat().st_size
+        except OSError:
+            return 0
+
+    def _wait(self, folder: Path) -> None:
+        """Wait for the end; look often at a short job and seldom at a long one."""
+        process = self.process
+        if process is None or not self.monitors:
+            if process is not None:
+                process.wait()
+            return
+        pause = _FIRST_LOOK
+        while not _ends_within(process, pause):
+            for monitor in self.monitors:
+                evidence = monitor.look(self, folder)
+                if evidence is not None:
+                    self.stopped_by = (monitor.failure_id, evidence)
+                    patience = monitor.ask(self, folder)
+                    if patience <= 0 or not _ends_within(process, patience):
+                        self.terminate(str(folder))
+                    return
+            pause = min(_LONGEST_PAUSE, max(_FIRST_LOOK, 0.05 * (time.time() - self.started_at)))
+
     def _settle_time(self) -> None:
         if self.started_at:
-            self.seconds += time.time() - self.started_at
+            self.last_seconds = time.time() - self.started_at
+            self.seconds += self.last_seconds
             self.started_at = 0.0
+
+    def _watched_files(self, folder: Path) -> list[Path]:
+        return matching_files(folder, self.watched)
 
     def _put_away(self, folder: Path) -> None:
         """Keep what the last attempt printed, where nothing takes it for news."""
-        old = [f for pattern in (self.stdout, self.stderr, *self.stale)
-               for f in folder.glob(pattern) if f.is_file()]
+        old = matching_files(folder, (self.stdout, self.stderr, *self.stale))
         if not old:
             return
-        number = 1
-        while (attic := folder / f"attempt_{number}").exists():
-            number += 1
-        attic.mkdir()
+        attic = self.attic(folder)
         for file in old:
             shutil.move(file, attic / file.name)
+
+
+def matching_files(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    """Return the files that match shell patterns, absolute or below the folder."""
+    root = glob.escape(str(folder))
+    return [Path(name) for pattern in patterns for name in glob.glob(os.path.join(root, pattern))  # noqa: PTH118, PTH207  Path.glob refuses absolute patterns
+            if os.path.isfile(name)]  # noqa: PTH113
+
+
+def _ends_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Wait for a process without polling: the kernel wakes us the moment it ends."""
+    if process.poll() is not None:
+        return True
+    try:
+        handle = os.pidfd_open(process.pid)
+    except (OSError, AttributeError):  # kernels before 5.3
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+    try:
+        poller = select.poll()
+        poller.register(handle, select.POLLIN)
+        poller.poll(seconds * 1000)
+    finally:
+        os.close(handle)
+    return process.poll() is not None
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    try:
+        stat = file.stat()
+    except OSError:
+        return (0, 0)
+    return (stat.st_mtime_ns, stat.st_ino)

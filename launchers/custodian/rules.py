@@ -14,14 +14,22 @@ from typing import TYPE_CHECKING, Any, Protocol
 from custodian.custodian import ErrorHandler, Validator
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from orionflow.launchers.custodian.jobs import CodeJob
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What one finished (or running) attempt left behind."""
+    """What one finished attempt left behind.
+
+    Attributes
+    ----------
+    stopped_by
+        Failure id and evidence of the monitor that ended it, if one did.
+    seconds
+        How long it ran, s.
+    """
 
     folder: Path
     number: int
@@ -29,6 +37,8 @@ class Attempt:
     stderr: str
     returncode: int | None
     deadline: float | None = None
+    stopped_by: tuple[str, str] | None = None
+    seconds: float = 0.0
 
     def seconds_left(self) -> float:
         """Seconds until the allocation ends; infinite when it has no end."""
@@ -36,7 +46,11 @@ class Attempt:
 
 
 class Rule(Protocol):
-    """One failure: how it shows and what is done."""
+    """One failure: how it shows and what is done.
+
+    A rule may have an attribute ``advice``, a sentence that replaces the catalogue's when it
+    gives up, and ``transient``, which replaces the catalogue's.
+    """
 
     failure_id: str
 
@@ -51,7 +65,7 @@ class Rule(Protocol):
         attempt
             The attempt that failed.
         times
-            How often this rule has already corrected this job.
+            How often this failure has already been corrected in this job.
 
         Returns
         -------
@@ -61,17 +75,34 @@ class Rule(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Finding:
+    """A rule that fits, with the line that shows it."""
+
+    rule: Rule
+    evidence: str
+
+
 @dataclass
 class RuleHandler(ErrorHandler):
-    """Custodian handler that asks the rules of one code in order."""
+    """Custodian handler that asks the rules of one code in order.
+
+    Attributes
+    ----------
+    budget
+        Corrections allowed in this job.
+    on_correction
+        Told of each correction at once.
+    """
 
     job: CodeJob
     rules: Sequence[Rule]
     deadline: float | None = None
+    budget: int = 5
+    on_correction: Callable[[dict[str, Any]], None] | None = None
     corrections: list[dict[str, Any]] = field(default_factory=list)
-    failure: tuple[str, str] | None = None
+    failure: Finding | None = None
     _fixes: dict[str, int] = field(default_factory=dict)
-    _found: tuple[Rule, str] | None = None
 
     is_monitor = False
     is_terminating = True
@@ -89,37 +120,38 @@ class RuleHandler(ErrorHandler):
             folder=folder, number=self.job.attempt,
             stdout=read_text(folder / self.job.stdout), stderr=read_text(folder / self.job.stderr),
             returncode=process.poll() if process else None, deadline=self.deadline,
+            stopped_by=self.job.stopped_by, seconds=self.job.last_seconds,
         )
 
     def check(self, directory: str = "./") -> bool:
         """Whether a rule fits."""
-        seen = self.attempt(directory)
-        for rule in self.rules:
-            evidence = rule.find(seen)
-            if evidence is not None:
-                self._found = (rule, evidence)
-                self.failure = (rule.failure_id, evidence)
-                return True
-        self._found = None
-        self.failure = None
-        return False
+        self.failure = find_failure(self.rules, self.attempt(directory))
+        return self.failure is not None
 
     def correct(self, directory: str = "./") -> dict[str, Any]:
         """Apply the rule that was found; ``actions: None`` tells Custodian to stop."""
-        if self._found is None:
+        if self.failure is None:
             return {"errors": [], "actions": None}
-        rule, evidence = self._found
+        rule, evidence = self.failure.rule, self.failure.evidence
+        stop = {"errors": [rule.failure_id], "actions": None}
+        if len(self.corrections) >= self.budget:
+            return stop
         times = self._fixes.get(rule.failure_id, 0)
         seen = self.attempt(directory)
+        inputs = self.job.read_inputs(seen.folder)
         changes = rule.fix(seen, times)
         if changes is None:
-            return {"errors": [rule.failure_id], "actions": None}
+            return stop
+        attic = self.job.attic(seen.folder, inputs)
         self._fixes[rule.failure_id] = times + 1
         changes = changes or ["run again unchanged"]
-        self.corrections.append({
+        correction = {
             "attempt": seen.number, "failure_id": rule.failure_id, "handler": type(rule).__name__,
-            "changes": changes, "evidence": evidence,
-        })
+            "changes": changes, "evidence": evidence.strip(), "folder": attic.name,
+        }
+        self.corrections.append(correction)
+        if self.on_correction is not None:
+            self.on_correction(correction)
         return {"errors": [rule.failure_id], "actions": changes}
 
 
@@ -138,12 +170,38 @@ class RuleValidator(Validator):
         return self.handler.check(directory)
 
 
+def find_failure(rules: Sequence[Rule], attempt: Attempt) -> Finding | None:
+    """Return the first rule that fits; the one a monitor named, if one ended the attempt."""
+    if attempt.stopped_by is not None:
+        failure_id, evidence = attempt.stopped_by
+        for rule in rules:
+            if rule.failure_id == failure_id:
+                return Finding(rule, evidence)
+        message = f"no rule for {failure_id}, which a monitor found: {evidence}"
+        raise LookupError(message)
+    for rule in rules:
+        evidence_line = rule.find(attempt)
+        if evidence_line is not None:
+            return Finding(rule, evidence_line)
+    return None
+
+
 def read_text(path: Path, limit: int = 64 * 2**20) -> str:
-    """Return a file as text, the last ``limit`` bytes of it; empty when there is none."""
+    """Return a file as text, its first 2 MiB and last ``limit`` bytes; empty when there is none.
+
+    Null bytes, which a lost node leaves in files, are dropped.
+    """
+    head = 2 * 2**20
     try:
         with path.open("rb") as stream:
-            stream.seek(0, 2)
-            stream.seek(max(0, stream.tell() - limit))
-            return stream.read().decode(errors="replace")
+            size = stream.seek(0, 2)
+            stream.seek(0)
+            if size <= limit + head:
+                data = stream.read()
+            else:
+                data = stream.read(head)
+                stream.seek(size - limit)
+                data += b"\n" + stream.read()
     except OSError:
         return ""
+    return data.decode(errors="replace").replace("\0", "")

@@ -1,0 +1,86 @@
+"""What all rules for Quantum ESPRESSO share: the run they look at and its files."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from orionflow.launchers.qe_input import QeInput, edit_input, read_input
+from orionflow.launchers.qe_output import read_xml
+
+if TYPE_CHECKING:
+    import xml.etree.ElementTree as ET
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from orionflow.launchers.custodian.jobs import CodeJob
+
+STARTED = "Program "  # "     Program PWSCF v.6.7MaX starts on ..."
+FINISHED = "JOB DONE."
+
+
+@dataclass
+class QeRun:
+    """One pw.x or ph.x run: where its files are.
+
+    Attributes
+    ----------
+    notes
+        What rules remember from one attempt to the next.
+    """
+
+    folder: Path
+    input_file: str
+    job: CodeJob
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def input_path(self) -> Path:
+        """The input file."""
+        return self.folder / self.input_file
+
+    @property
+    def input(self) -> QeInput:
+        """The input as it is now."""
+        return read_input(self.input_path)
+
+    @cached_property
+    def environment(self) -> Mapping[str, str]:
+        """Variables of the code."""
+        return {**os.environ, **self.job.environment}
+
+    @property
+    def outdir(self) -> Path:
+        """Folder of QE's files."""
+        return self.input.outdir(self.folder, self.environment)
+
+    @property
+    def save(self) -> Path:
+        """``prefix.save`` in outdir."""
+        return self.input.save_dir(self.folder, self.environment)
+
+    @property
+    def xml_path(self) -> Path:
+        """The XML with the results."""
+        return self.save / "data-file-schema.xml"
+
+    def xml(self) -> ET.Element | None:
+        """Return the XML of this attempt; None when it is missing, damaged or a parent's."""
+        return read_xml(self.xml_path) if self.job.is_fresh(self.xml_path) else None
+
+    def edit(self, **groups: Mapping[str, Any]) -> list[str]:
+        """Change values in the input; see `edit_input`."""
+        return edit_input(self.input_path, groups)
+
+
+def patterns(run_input: QeInput, folder: Path, environment: Mapping[str, str]
+             ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return files to move away before an attempt and files it must write anew (patterns)."""
+    import glob
+
+    prefix = glob.escape(run_input.prefix)
+    outdir = glob.escape(str(run_input.outdir(folder, environment)))
+    stale = ("CRASH", f"{prefix}.EXIT", f"{outdir}/{prefix}.EXIT", f"{outdir}/CRASH")
+    return stale, (f"{outdir}/{prefix}.save/data-file-schema.xml",)

@@ -1,0 +1,82 @@
+"""pw.x and ph.x from an input file in a folder to a RunRecord, under Custodian."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orionflow.launchers.context import JobContext, job_context
+from orionflow.launchers.custodian.handlers_qe import pw_rules
+from orionflow.launchers.custodian.jobs import CodeJob
+from orionflow.launchers.custodian.qe_base import QeRun, patterns
+from orionflow.launchers.custodian.qe_walltime import max_seconds
+from orionflow.launchers.mpi import mpi_command
+from orionflow.launchers.qe_input import edit_input, read_input
+from orionflow.launchers.qe_output import read_xml
+from orionflow.launchers.run import earlier_stop, run_code
+from orionflow.launchers.run_state import hash_inputs
+
+if TYPE_CHECKING:
+    from orionflow.launchers.record import RunRecord
+
+# Without it an output in a file loses its last buffer, and with it the error message.
+UNBUFFERED = {"GFORTRAN_UNBUFFERED_PRECONNECTED": "y"}
+
+
+def run_pw(directory: str | Path, input_file: str = "pw.in", output_file: str = "pw.out",
+           context: JobContext | None = None) -> RunRecord:
+    """Run pw.x on an input that is already in a folder, with corrections.
+
+    An input that an earlier launch in the same folder could not finish in its walltime goes on
+    from the restart files left there.
+
+    Parameters
+    ----------
+    directory
+        Folder of the run.
+    input_file, output_file
+        Names in it. The error stream goes beside the output, as ``.err``.
+    context
+        Resources, machine and time left; read from the surroundings unless given.
+
+    Returns
+    -------
+    RunRecord
+        Command, times and corrections.
+
+    Raises
+    ------
+    CodeError
+        pw.x failed and corrections did not help. ``QE_WALLTIME`` with ``transient=True``: a
+        later launch in the same folder can go on.
+    InputError
+        The input can't be read.
+    """
+    folder = Path(directory).resolve()
+    context = context or job_context(folder)
+    executable = context.machine.executable("pw.x")
+    command = mpi_command(context.machine, context.resources, [executable, "-in", input_file])
+    environment = {**UNBUFFERED, "OMP_NUM_THREADS": str(context.resources.threads),
+                   **context.machine.environment}
+    found = read_input(folder / input_file)
+    stale, watched = patterns(found, folder, environment)
+    given = hash_inputs(folder, [input_file])
+    job = CodeJob(command, stdout=output_file, stderr=str(Path(output_file).with_suffix(".err")),
+                  environment=environment, stale=stale, inputs=[input_file], watched=watched)
+    run = QeRun(folder=folder, input_file=input_file, job=job)
+    left = context.seconds_left()
+    continued = _continue(run, given)
+    own = found.number("control", "max_seconds", max_seconds(left))
+    edit_input(run.input_path, {"control": {"max_seconds": min(own, max_seconds(left))}})
+    return run_code(job, pw_rules(run), context, executable=executable, directory=folder,
+                    deadline=time.time() + left, inputs=given, continued=continued)
+
+
+def _continue(run: QeRun, given: dict[str, str]) -> int:
+    """Set up a restart when an earlier launch of this input was stopped; return how many."""
+    earlier = earlier_stop(run.folder, given, ["QE_WALLTIME"])
+    if earlier is None or earlier.failure is None or read_xml(run.xml_path) is None:
+        return 0
+    edit_input(run.input_path, {"control": {"restart_mode": "restart"}})
+    return earlier.continued + 1
