@@ -23,6 +23,9 @@ MIN_DISTANCE = 0.5
 PROTOTYPES = ("sc", "fcc", "bcc", "hcp", "diamond", "zincblende", "rocksalt", "cesiumchloride",
               "fluorite", "wurtzite")
 _SECOND_LENGTH = ("hcp", "wurtzite")
+# pymatgen's and ASE's readers raise these, not one class of their own, on text they can't read.
+_READER_ERRORS = (ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError,
+                  ArithmeticError, OSError, RuntimeError)
 _DECIMALS = 6
 
 
@@ -176,8 +179,7 @@ def _read_file(path: Path) -> Structure:
         return reader(text, path)
     except InputError:
         raise
-    # Readers of foreign text fail in any way they like; here it is always the file's fault.
-    except Exception as error:
+    except _READER_ERRORS as error:
         problem = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
             f"structure file {str(path)!r} is not readable as {kind}: {problem}",
