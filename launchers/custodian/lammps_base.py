@@ -1,0 +1,82 @@
+"""What the rules for LAMMPS share: the job, its script, what it printed and what came before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from orionflow.launchers.custodian.lammps_output import LammpsOutput, parse_output
+from orionflow.launchers.custodian.rules import read_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from orionflow.launchers.custodian.lammps_job import LammpsJob
+    from orionflow.launchers.custodian.lammps_script import Script
+    from orionflow.launchers.custodian.rules import Attempt
+
+
+EARLIER_LOG = "orionflow.earlier.log"
+_GOES_ON = "# orionflow: goes on at step "
+
+
+@dataclass
+class LammpsRun:
+    """One input script on its way to a result.
+
+    Attributes
+    ----------
+    earlier
+        Text of the log of the attempts this one continues, joined; empty at a start from zero.
+    earlier_step
+        Step from which the present attempt goes on.
+    """
+
+    folder: Path
+    job: LammpsJob
+    earlier: str = ""
+    earlier_step: int | None = None
+    _seen: tuple[int, int, LammpsOutput] | None = field(default=None, repr=False)
+
+    @property
+    def script(self) -> Script:
+        """The script of the next attempt; rules edit it."""
+        return self.job.script
+
+    def remember(self, text: str, step: int) -> None:
+        """Keep the log of what is already done, also for a later launch."""
+        self.earlier, self.earlier_step = text, step
+        (self.folder / EARLIER_LOG).write_text(f"{_GOES_ON}{step}\n{text}")
+
+    def recall(self) -> None:
+        """Take up the log of earlier launches."""
+        head, _, text = read_text(self.folder / EARLIER_LOG).partition("\n")
+        if head.startswith(_GOES_ON) and head.removeprefix(_GOES_ON).isdigit():
+            self.earlier, self.earlier_step = text, int(head.removeprefix(_GOES_ON))
+
+    def forget(self) -> None:
+        """Remove what an earlier simulation in this folder left for its continuation."""
+        for file in self.folder.glob("orionflow.*"):
+            if file.name.endswith(".restart") or file.name == EARLIER_LOG:
+                file.unlink()
+
+    def output(self, attempt: Attempt) -> LammpsOutput:
+        """Return what the attempt printed; the screen first, the log where that is silent."""
+        key = (attempt.number, len(attempt.stdout))
+        if self._seen is None or self._seen[:2] != key:
+            found = parse_output(attempt.stdout)
+            if not found.runs:
+                log = parse_output(read_text(self.folder / self.job.log))
+                if log.runs or (log.errors and not found.errors):
+                    log.errors = log.errors or found.errors
+                    log.ended = log.ended or found.ended
+                    found = log
+            self._seen = (*key, found)
+        return self._seen[2]
+
+    def complete(self, attempt: Attempt) -> bool:
+        """Whether LAMMPS ended by itself and without an error."""
+        found = self.output(attempt)
+        quits = any(self.script.all("quit"))
+        return attempt.returncode == 0 and not found.errors and (
+            found.ended or (quits and bool(found.runs)))

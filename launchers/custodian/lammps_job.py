@@ -1,0 +1,118 @@
+"""One lmp run: its script as given, its script as run, and the time it has."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orionflow.launchers.custodian.jobs import CodeJob
+from orionflow.launchers.custodian.lammps_script import RUNS, Script
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Mapping, Sequence
+
+STOP_FILE = "STOP"
+PREFIX = "orionflow."
+
+
+class LammpsJob(CodeJob):
+    """lmp with an input script that corrections may change.
+
+    The user's file is never written to. What is run instead, once something has to differ, is
+    ``orionflow.<name>`` beside it.
+
+    Parameters
+    ----------
+    input_file
+        Name of the script in the folder.
+    deadline
+        Unix time at which the run must have ended; LAMMPS is told through `timer timeout`.
+    """
+
+    def __init__(self, command: Sequence[str], *, input_file: str, log: str = "log.lammps",
+                 stdout: str = "lammps.out", stderr: str = "lammps.err",
+                 environment: Mapping[str, str] | None = None,
+                 deadline: float | None = None) -> None:
+        super().__init__(command, stdout=stdout, stderr=stderr, environment=environment,
+                         stale=(log,), inputs=(input_file, PREFIX + input_file))
+        self.log = log
+        self.input_file = input_file
+        self.own_command = list(command)
+        self.deadline = deadline
+        self.given = Script("")
+        self.script = Script("")
+
+    @property
+    def active_file(self) -> str:
+        """Name of the script lmp is given."""
+        return PREFIX + self.input_file
+
+    def load(self, directory: Path) -> None:
+        """Read the script."""
+        self.given = Script.read(directory / self.input_file)
+        self.script = self.given.copy()
+
+    def run(self, directory: str = "./") -> subprocess.Popen[bytes]:
+        """Write the script of this attempt and run it to its end."""
+        folder = Path(directory)
+        with suppress(OSError):
+            (folder / STOP_FILE).unlink(missing_ok=True)
+        self.command = self._command(folder)
+        return super().run(directory)
+
+    def _command(self, folder: Path) -> list[str]:
+        text = self._timed().text()
+        if text == self.given.text():
+            return list(self.own_command)
+        (folder / self.active_file).write_text(text, errors="surrogateescape")
+        return [self.active_file if self._is_input(i) else word
+                for i, word in enumerate(self.own_command)]
+
+    def _is_input(self, at: int) -> bool:
+        command = self.own_command
+        return at > 0 and command[at] == self.input_file and command[at - 1] in {
+            "-in", "-i", "-input"}
+
+    def _timed(self) -> Script:
+        """Return the script with the time left as `timer timeout`."""
+        script = self.script.copy()
+        seconds = self.timeout()
+        at = next((i for i, c in enumerate(script.commands) if c.name in RUNS), None)
+        if seconds is None or at is None:
+            return script
+        for i in script.find("timer"):
+            if "timeout" in script.commands[i].words:
+                script.remove(i)
+        script.insert(at, [f"timer timeout {clock(seconds)} every {_CHECK_EVERY}"])
+        return script
+
+    def timeout(self) -> float | None:
+        """Return what is left for LAMMPS, with time kept back to write and clean up, s."""
+        if self.deadline is None:
+            return None
+        left = self.deadline - time.time()
+        return max(1.0, left - margin(left))
+
+
+_CHECK_EVERY = 10
+
+
+def margin(seconds: float) -> float:
+    """Return the time kept back at the end of an allocation, s."""
+    return min(120.0, max(3.0, 0.05 * seconds))
+
+
+def clock(seconds: float) -> str:
+    """Return H:MM:SS."""
+    whole = max(1, int(seconds))
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def keep(file: Path, attic: Path) -> None:
+    """Move a file out of the way if it is there."""
+    if file.is_file():
+        shutil.move(file, attic / file.name)

@@ -1,0 +1,176 @@
+"""Going on where time was over or something killed LAMMPS."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orionflow.launchers.custodian.common import Killed
+from orionflow.launchers.custodian.lammps_dump import cut_dumps
+from orionflow.launchers.custodian.lammps_job import margin
+from orionflow.launchers.custodian.lammps_output import parse_output
+from orionflow.launchers.custodian.lammps_restart import continuation, newest_restart
+from orionflow.launchers.custodian.rules import read_text
+
+if TYPE_CHECKING:
+    from orionflow.launchers.custodian.lammps_base import LammpsRun
+    from orionflow.launchers.custodian.lammps_script import Script
+    from orionflow.launchers.custodian.rules import Attempt
+
+SHORTEST = 5.0
+LAST_RESTART = "orionflow.last.restart"
+RESTARTS = ("orionflow.a.restart", "orionflow.b.restart")
+
+
+def instrument(script: Script, *, restarts: bool) -> None:
+    """Have LAMMPS write what a watcher and a later launch need.
+
+    Parameters
+    ----------
+    script
+        Edited in place.
+    restarts
+        Also write restart files, in turns during a run and after each.
+    """
+    own = any(c.args[:1] != ["0"] for c in script.all("restart"))
+    steps = [int(c.args[0]) for c in script.all("run") if c.args and c.args[0].isdigit()]
+    restarts = restarts and script.linear
+    for i in reversed(script.runs()):
+        if restarts:
+            script.insert(i + 1, [f"write_restart {LAST_RESTART}"])
+        script.insert(i, ["thermo_modify flush yes"])
+    if restarts and not own and script.runs():
+        every = max(1000, max(steps, default=0) // 20)
+        script.insert(script.runs()[0], [f"restart {every} {' '.join(RESTARTS)}"])
+
+
+def go_on(run: LammpsRun, script: Script, text: str, not_before: float = 0.0) -> list[str] | str:
+    """Make the next attempt continue from the newest restart file.
+
+    Parameters
+    ----------
+    run
+        The job.
+    script
+        The script that was stopped.
+    text
+        What it printed.
+    not_before
+        Restart files older than this are of something else, unix time.
+
+    Returns
+    -------
+    list of str or str
+        The changes, or why it can't go on.
+    """
+    output = parse_output(text)
+    if not output.runs:
+        return "nothing was done yet"
+    restart = newest_restart(run.folder, not_before)
+    if restart is None:
+        return "there is no complete restart file"
+    if run.earlier_step is not None and restart.step <= run.earlier_step:
+        return f"no progress: still at step {restart.step}"
+    made = continuation(script, output, restart)
+    if isinstance(made, str):
+        return made
+    new, changes = made
+    cut_dumps(run.folder, script, restart.step)
+    run.remember(merge_logs(run.earlier, run.earlier_step, text), restart.step)
+    run.script.restore_to(new)
+    return changes
+
+
+@dataclass
+class Walltime:
+    """LAMMPS stopped by `timer timeout` before all steps were done."""
+
+    run: LammpsRun
+    failure_id: str = "LAMMPS_WALLTIME"
+    advice: str | None = None
+    transient: bool = True
+
+    def find(self, attempt: Attempt) -> str | None:
+        """Look for the timer's message."""
+        runs = self.run.output(attempt).runs
+        return next((r.timed_out for r in runs if r.timed_out), None)
+
+    def fix(self, attempt: Attempt, times: int) -> list[str] | None:  # noqa: ARG002
+        """Go on from the restart file, if there is time for it."""
+        left = attempt.seconds_left()
+        if left - margin(left) < SHORTEST:
+            return None
+        started = time.time() - attempt.seconds - 1.0
+        done = go_on(self.run, self.run.script, attempt.stdout, started)
+        if isinstance(done, str):
+            self.advice = f"it could not go on: {done}"
+            self.transient = False
+            return None
+        return done
+
+
+@dataclass
+class KilledLammps(Killed):
+    """Something killed LAMMPS: it goes on from a restart file, or begins again unchanged."""
+
+    finished: str = "Total wall time"
+    failure_id: str = "LAMMPS_KILLED"
+    run: LammpsRun | None = None
+
+    def fix(self, attempt: Attempt, times: int) -> list[str] | None:
+        """Continue from the newest restart file of this attempt, else begin again."""
+        if times >= self.most or attempt.seconds_left() <= SHORTEST or self.run is None:
+            return None
+        started = time.time() - attempt.seconds - 1.0
+        done = go_on(self.run, self.run.script, attempt.stdout, started)
+        return [] if isinstance(done, str) else done
+
+
+def merge_logs(old: str, step: int | None, new: str) -> str:
+    """Join the log of a stopped run and of its continuation into one thermo table.
+
+    Parameters
+    ----------
+    old
+        The stopped run.
+    step
+        Where the new one begins.
+    new
+        The continuation; returned as it is when there is nothing before it or the tables differ.
+    """
+    if not old or step is None:
+        return new
+    before, after = parse_output(old), parse_output(new)
+    if not before.runs or not after.runs or before.runs[-1].columns != after.runs[0].columns:
+        return new
+    columns = before.runs[-1].columns
+    if "Step" not in columns:
+        return new
+    at = columns.index("Step")
+    old_lines, new_lines = old.split("\n"), new.split("\n")
+    head = max(i for i, line in enumerate(old_lines) if line.split() == columns)
+    steps = {i: _step(old_lines[i], columns, at) for i in range(head + 1, len(old_lines))}
+    keep = [i for i, s in steps.items() if s is not None and s <= step]
+    end = (keep[-1] if keep else head) + 1
+    start = next(i for i, line in enumerate(new_lines) if line.split() == columns) + 1
+    if start < len(new_lines) and _step(new_lines[start], columns, at) == step:
+        start += 1  # the row of the restart file itself
+    return "\n".join(old_lines[:end] + new_lines[start:])
+
+
+def _step(line: str, columns: list[str], at: int) -> int | None:
+    words = line.split()
+    if len(words) != len(columns):
+        return None
+    try:
+        return int(words[at])
+    except ValueError:
+        return None
+
+
+def write_joined_log(run: LammpsRun) -> None:
+    """Leave one log of the whole simulation in the folder."""
+    if run.earlier:
+        log = run.folder / run.job.log
+        log.write_text(merge_logs(run.earlier, run.earlier_step, read_text(log)))
