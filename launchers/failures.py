@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from orionflow.launchers.failure_mode import FailureMode
+from orionflow.launchers.failures_lammps import LAMMPS_FAILURES
 from orionflow.launchers.failures_qe import QE_FAILURES
 
 __all__ = ["CATALOGUE", "FailureMode"]
@@ -13,4 +14,5 @@ _ANY = (
         remedy=(), advice="read the last lines of the output in the folder", source="",
     ),
 )
-CATALOGUE: dict[str, FailureMode] = {mode.id: mode for mode in (*_ANY, *QE_FAILURES)}
+CATALOGUE: dict[str, FailureMode] = {
+    mode.id: mode for mode in (*_ANY, *QE_FAILURES, *LAMMPS_FAILURES)}
