@@ -5,6 +5,7 @@ They also stand wherever `atomate2.common` flows take a Maker.
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -38,6 +39,8 @@ __all__ = ["PwMaker", "RelaxMaker", "StaticMaker", "VcRelaxMaker", "k_grid"]
 
 Occupations = Literal["smearing", "fixed", "tetrahedra_opt", "tetrahedra"]
 Smearing = Literal["mv", "gauss", "mp", "fd"]
+CellDofree = Literal["all", "volume", "shape", "xyz", "x", "y", "z", "xy", "xz", "yz", "2Dxy",
+                     "2Dshape", "epitaxial_ab", "epitaxial_ac", "epitaxial_bc"]
 # Set by `for_structure`, not by people.
 _INTERNAL = {"internal": True}
 
@@ -213,7 +216,8 @@ class PwMaker(Maker):
             xml, stdout, directory=folder, record=record, input_text=text, start=structure,
             pseudos=pseudos, cutoffs=Cutoffs(maker.ecutwfc or 0.0, maker.ecutrho or 0.0,
                                              maker.cutoff_source or {}),
-            parameters={"recipe": type(self).__name__, **asdict(maker)},
+            # Through JSON, so that the document is the same before and after storing.
+            parameters=json.loads(json.dumps({"recipe": type(self).__name__, **asdict(maker)})),
             task_label=current.name if current else self.name,
             tags=list(current.metadata.get("tags", [])) if current else [],
             uuid=current.uuid if current else None,
@@ -244,6 +248,7 @@ class PwMaker(Maker):
             if value is not None and not value > 0:
                 raise InputError(f"{name} = {value} must be positive", hint=f"set {name} > 0")
         inputs.check_overrides(self.overrides)
+        _check_choice("cell_dofree", getattr(self, "cell_dofree", "all"), CellDofree)
 
     def _check_electrons(self, structure: Structure, pseudos: dict[str, Pseudo]) -> None:
         symbols = {site.specie.symbol for site in structure}
@@ -320,13 +325,13 @@ class VcRelaxMaker(RelaxMaker):
     pressure_threshold
         Largest deviation of a stress component at the end, kbar.
     cell_dofree
-        What of the cell may change: ``all``, ``volume``, ``ibrav``, ``xyz`` ... as in pw.x.
+        What of the cell may change: ``all``, ``volume``, ``shape``, ``xyz`` ... as in pw.x.
     """
 
     name: str = "qe vc-relax"
     pressure: float = 0.0
     pressure_threshold: float = 0.5
-    cell_dofree: str = "all"
+    cell_dofree: CellDofree = "all"
 
     @property
     def calculation(self) -> str:
