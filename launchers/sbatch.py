@@ -110,20 +110,23 @@ def pre_rocket(profile: MachineProfile, project: Path) -> str:
     return "\n".join(lines)
 
 
-def queueadapter_spec(resources: Resources) -> dict[str, Any]:
+def queueadapter_spec(resources: Resources, max_walltime: int | None = None) -> dict[str, Any]:
     """Return ``_queueadapter`` of one job: its own allocation, for `qlaunch -r`.
 
     Parameters
     ----------
     resources
         What the job asks for.
+    max_walltime
+        Longest allocation of the machine, s.
     """
+    seconds = resources.walltime + RESERVE_MARGIN
     spec: dict[str, Any] = {
         "nodes": resources.nodes,
         "ntasks": resources.ranks,
         "ntasks_per_node": None,
         "cpus_per_task": resources.threads,
-        "walltime": format_walltime(resources.walltime + RESERVE_MARGIN),
+        "walltime": format_walltime(min(seconds, max_walltime or seconds)),
     }
     if resources.memory is not None:
         spec["mem"] = f"{resources.memory}M"

@@ -20,7 +20,7 @@ from orionflow.errors import ConfigError
 PROJECT_FILE = "orionflow.yaml"
 PREFIX = "ORIONFLOW_"
 # Set by the launcher for the processes it starts; facts about a run, not settings.
-RUNTIME_VARIABLES = frozenset({"ORIONFLOW_PROJECT", "ORIONFLOW_DEADLINE"})
+RUNTIME_VARIABLES = frozenset({"ORIONFLOW_PROJECT", "ORIONFLOW_DEADLINE", "ORIONFLOW_LAUNCHER"})
 
 
 class Settings(BaseSettings):

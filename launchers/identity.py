@@ -1,0 +1,96 @@
+"""Who runs a job: enough to tell later, from elsewhere, whether that process is still alive."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orionflow.launchers.services.processes import ProcessIdentity
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Name under which it lies in the launch document, in `fworker.env`.
+ENV_KEY = "orionflow"
+
+
+@dataclass(frozen=True)
+class LauncherIdentity:
+    """One launcher process.
+
+    Attributes
+    ----------
+    boot, pid, started
+        Boot id of the host, process number and its start in clock ticks since boot.
+    pid_namespace
+        Name of the kernel's pid namespace; numbers of another one mean nothing here.
+    slurm_job_id, slurm_restarts
+        Slurm job and how often it had been requeued, when there is one.
+    """
+
+    host: str
+    boot: str
+    pid: int
+    started: int
+    pid_namespace: str
+    slurm_job_id: str | None = None
+    slurm_restarts: int = 0
+
+    @classmethod
+    def of_this_process(cls) -> LauncherIdentity:
+        """Return who we are."""
+        me = ProcessIdentity.of(os.getpid())
+        if me is None:  # pragma: no cover  a process that reads this is alive
+            raise ProcessLookupError(os.getpid())
+        return cls(
+            host=socket.gethostname(), boot=me.boot, pid=me.pid, started=me.started,
+            pid_namespace=_pid_namespace(),
+            slurm_job_id=os.environ.get("SLURM_JOB_ID") or None,
+            slurm_restarts=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
+        )
+
+    @property
+    def token(self) -> str:
+        """The same as one word, for a variable that a job's processes inherit."""
+        return f"{self.host}:{self.boot}:{self.pid}:{self.started}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for a document."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any] | None) -> LauncherIdentity | None:
+        """Return what ``to_dict`` wrote; None for anything else (a stock `rlaunch`)."""
+        try:
+            return cls(**data) if data else None
+        except TypeError:
+            return None
+
+    def alive_here(self) -> bool | None:
+        """Whether the process lives; None when this host can't know.
+
+        True and False are certain: same host, same boot, same pid namespace.
+        """
+        if self.pid_namespace != _pid_namespace() or self.host != socket.gethostname():
+            return None
+        if self.boot != _boot():
+            return None
+        return ProcessIdentity(self.pid, self.started, self.boot).alive()
+
+    def rebooted_here(self) -> bool:
+        """Whether a host of this name has been started anew since.
+
+        Likely, not certain, that nothing is left: two hosts may share a name.
+        """
+        return self.host == socket.gethostname() and self.boot != _boot()
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _pid_namespace() -> str:
+    return str(Path("/proc/self/ns/pid").readlink())
