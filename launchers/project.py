@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-import importlib.util
 import json
 import re
 from dataclasses import dataclass, field
+from importlib import resources as package_files
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from orionflow.errors import ConfigError
 from orionflow.launchers.machine import load_machine
+from orionflow.launchers.sbatch import qadapter_config
 from orionflow.launchers.services.processes import private_folder, read_state, write_private
 from orionflow.settings import PROJECT_FILE, Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from orionflow.launchers.machine import MachineProfile
 
 STATE_FOLDER = ".orionflow"
 LAUNCHPAD_FILE = "my_launchpad.yaml"
@@ -123,7 +121,7 @@ def init_project(folder: Path, *, machine: str | None = None,
     files.put(FWORKER_FILE, _yaml(
         {"name": profile.name, "category": profile.category, "query": "{}", "env": {}}))
     if profile.scheduler == "slurm":
-        files.put(QADAPTER_FILE, _yaml(_qadapter(profile, folder)))
+        files.put(QADAPTER_FILE, _yaml(qadapter_config(profile, folder)))
     report += files.report
     if database is not None:
         report += write_database_config(folder, database, force=force)
@@ -159,6 +157,32 @@ def write_database_config(project: Path, database: DatabaseAccess, *,
     return files.report
 
 
+def write_machine_profile(project: Path, name: str, *, cores_per_node: int,
+                          max_queued: int) -> FileReport:
+    """Write the project's copy of a shipped machine profile with the numbers of a real machine.
+
+    Nothing is written as long as the shipped profile says the same.
+
+    Parameters
+    ----------
+    name
+        Shipped profile.
+    cores_per_node
+        Cores of one node.
+    max_queued
+        Most allocations in the queue at once.
+    """
+    shipped = package_files.files("orionflow.fw_config") / "machines" / f"{name}.yaml"
+    old = yaml.safe_load(shipped.read_text())
+    new = {**old, "cores_per_node": cores_per_node,
+           "allocation": {**old.get("allocation", {}), "max_queued": max_queued}}
+    files = _Files(project, force=False)
+    if new != old or (project / "machines" / f"{name}.yaml").exists():
+        (project / "machines").mkdir(exist_ok=True)
+        files.put(f"machines/{name}.yaml", _yaml(new))
+    return files.report
+
+
 def project_environment(project: Path) -> dict[str, str]:
     """Return the variables by which a process in any folder finds this project's files."""
     return {
@@ -181,13 +205,6 @@ def _fw_config(folder: Path) -> dict[str, Any]:
         "QUEUE_UPDATE_INTERVAL": 1,  # squeue knows a job as soon as sbatch returns
         "WFLOCK_EXPIRATION_KILL": True,  # a killed process must not lock a workflow for ever
     }
-
-
-def _qadapter(profile: MachineProfile, folder: Path) -> dict[str, Any]:
-    if importlib.util.find_spec("orionflow.launchers.sbatch") is None:
-        return {"_fw_name": "CommonAdapter", "_fw_q_type": "SLURM", "rocket_launch": "rlaunch"}
-    sbatch = importlib.import_module("orionflow.launchers.sbatch")
-    return dict(sbatch.qadapter_config(profile, folder))
 
 
 def _machine_of(folder: Path) -> str:

@@ -19,6 +19,8 @@ from orionflow.launchers.project import (
     project_environment,
 )
 from orionflow.launchers.services.mongod import Mongod, find_mongod
+from orionflow.launchers.services.programs import find_program
+from orionflow.launchers.services.slurm import PrivateSlurm, slurm_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,11 +46,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         for executable in marker.args:
             if shutil.which(executable) is None:
                 _missing(f"{executable} is not installed")
-    if next(item.iter_markers("needs_mongod"), None) is not None:
-        try:
+    try:
+        if item.get_closest_marker("needs_mongod"):
             find_mongod()
-        except ConfigError as error:
-            _missing(str(error))
+        if item.get_closest_marker("needs_slurm"):
+            for program in ("munged", "slurmctld", "slurmd", "sbatch"):
+                find_program(program)
+    except ConfigError as error:
+        _missing(str(error))
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +122,29 @@ def _enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in project_environment(folder).items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(folder)
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateSlurm]:
+    """One private Slurm of four virtual nodes for the whole session, with `sacct` if possible."""
+    server = PrivateSlurm(tmp_path_factory.mktemp("slurm") / AWKWARD)
+    server.start(nodes=4, cpus=2, accounting=REQUIRE_ALL or shutil.which("slurmdbd") is not None)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def slurm_project(slurm: PrivateSlurm, project: Path,
+                  monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return a project whose machine is the session's Slurm; its queue is empty at both ends."""
+    slurm.start()  # repairs what an earlier test may have killed
+    (project / ".orionflow" / "slurm").symlink_to(slurm.folder)
+    init_project(project, machine="private-slurm")
+    for name, value in slurm_environment(project).items():
+        monkeypatch.setenv(name, value)
+    yield project
+    slurm.start()
+    slurm.cancel_jobs()
 
 
 @pytest.fixture

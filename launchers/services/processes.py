@@ -89,20 +89,44 @@ def _boot_id() -> str:
 
 def find_processes(*arguments: str) -> list[ProcessIdentity]:
     """Return our own processes whose command line holds all these arguments, exactly."""
-    found = []
     wanted = {os.fsencode(a) for a in arguments}
-    for entry in _PROC.iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            if entry.stat().st_uid != os.geteuid():
-                continue
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue
-        if wanted <= set(words) and (identity := ProcessIdentity.of(int(entry.name))):
-            found.append(identity)
+    return [p for folder in _own() if wanted <= _words(folder / "cmdline")
+            and (p := ProcessIdentity.of(int(folder.name)))]
+
+
+def processes_with(*variables: str) -> dict[str, list[ProcessIdentity]]:
+    """Return our own processes started with these variables, by command name.
+
+    Parameters
+    ----------
+    variables
+        ``NAME=value``, or ``NAME`` alone for any value.
+    """
+    found: dict[str, list[ProcessIdentity]] = {}
+    exact = {os.fsencode(v) for v in variables if "=" in v}
+    names = {os.fsencode(v) for v in variables if "=" not in v}
+    for folder in _own():
+        environment = _words(folder / "environ")
+        if exact <= environment and names <= {e.partition(b"=")[0] for e in environment}:
+            with suppress(OSError):
+                command = (folder / "comm").read_text().strip()
+                if process := ProcessIdentity.of(int(folder.name)):
+                    found.setdefault(command, []).append(process)
     return found
+
+
+def _own() -> Iterator[Path]:
+    for folder in _PROC.iterdir():
+        with suppress(OSError):  # it ended while we looked
+            if folder.name.isdigit() and folder.stat().st_uid == os.geteuid():
+                yield folder
+
+
+def _words(path: Path) -> set[bytes]:
+    try:
+        return set(path.read_bytes().split(b"\0"))
+    except OSError:
+        return set()
 
 
 def end_processes(processes: Sequence[ProcessIdentity], *, patience: float = 30.0) -> None:

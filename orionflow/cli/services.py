@@ -14,14 +14,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orionflow.launchers.services.mongod import Mongod
+    from orionflow.launchers.services.slurm import PrivateSlurm
 
 db = typer.Typer(no_args_is_help=True, help="The project's own MongoDB: a real mongod, started "
                  "for this project alone, reachable from this machine only.")
+
+slurm = typer.Typer(no_args_is_help=True, help="The project's own Slurm: several virtual nodes "
+                    "on this machine, run by you, for you alone.")
+PROFILE = "private-slurm"
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.add_typer(db, name="db")
+    app.add_typer(slurm, name="slurm")
 
 
 def _project() -> Path:
@@ -83,3 +89,65 @@ def db_status() -> None:
     print(f"address   {status.host}:{status.port}")
     print(f"version   MongoDB {status.version}")
     print(f"size      {status.size / 1e6:.1f} MB in {status.folder}")
+
+
+def _slurm() -> PrivateSlurm:
+    from orionflow.launchers.services.slurm import PrivateSlurm
+
+    return PrivateSlurm.of(_project())
+
+
+@slurm.command("start")
+def slurm_start(
+    *,
+    nodes: Annotated[int | None, typer.Option(
+        min=1, max=64, help="Virtual nodes; otherwise as last time, at first 4.")] = None,
+    cpus_per_node: Annotated[int | None, typer.Option(
+        min=1, help="CPUs each claims to have; at first a fair share, at least 2.")] = None,
+    accounting: Annotated[bool | None, typer.Option(
+        "--accounting/--no-accounting", help="Keep a history for `sacct` (slurmdbd, MariaDB); "
+        "otherwise as last time, at first not.")] = None,
+) -> None:
+    """Start Slurm, or repair what died of it, and wait until its nodes take jobs."""
+    from orionflow.launchers.project import init_project, write_machine_profile
+    from orionflow.settings import load_settings
+
+    project = _project()
+    server = _slurm()
+    layout = server.start(nodes=nodes, cpus=cpus_per_node, accounting=accounting)
+    report = write_machine_profile(project, PROFILE, cores_per_node=layout.cpus,
+                                   max_queued=layout.nodes)
+    report += init_project(project)  # my_qadapter.yaml names the commands of this Slurm
+    print(f"{server.status().version} runs: {layout.nodes} virtual nodes of {layout.cpus} CPUs, "
+          f"partition main{', history for sacct' if layout.accounting else ''}")
+    print(f"commands in {server.folder / 'bin'}")
+    for name in report.kept:
+        print(f"note: {name} was edited by hand and is kept as it is", file=sys.stderr)
+    if load_settings(project).machine != PROFILE:
+        print(f"note: this project's machine is {load_settings(project).machine!r}; "
+              f"`orionflow init --machine {PROFILE}` makes qlaunch use this Slurm",
+              file=sys.stderr)
+
+
+@slurm.command("stop")
+def slurm_stop() -> None:
+    """Stop Slurm and the jobs it runs; jobs that wait stay in its queue for the next start."""
+    print("Slurm stopped" if _slurm().stop() else "Slurm was not running")
+
+
+@slurm.command("status")
+def slurm_status() -> None:
+    """Show nodes and jobs; exit 0 when everything runs, 1 when not."""
+    status = _slurm().status()
+    for problem in status.problems:
+        print(f"problem   {problem}")
+    if status.nodes:
+        states = ", ".join(f"{name} {state}" for name, state in status.nodes.items())
+        print(f"nodes     {states} ({status.cpus} CPUs each)")
+        print(f"jobs      {status.jobs_running} running, {status.jobs_pending} waiting")
+        print(f"version   {status.version}")
+        print(f"config    SLURM_CONF={status.conf}")
+    if not status.running:
+        if status.conf:
+            print("`orionflow slurm start` starts what does not run", file=sys.stderr)
+        raise typer.Exit(1)
