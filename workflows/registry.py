@@ -153,6 +153,18 @@ _RECIPES = (
     Recipe("qe.vc_relax", "pw.x", "cell and positions of least enthalpy", _QE + "VcRelaxMaker"),
     Recipe("qe.eos", "pw.x", "equation of state: lattice constant and bulk modulus", _EOS,
            step="qe.static", own=_EOS_OWN),
+    Recipe("lammps.static", "lmp", "energy, forces and stress of a structure",
+           _LAMMPS + "StaticMaker"),
+    Recipe("lammps.minimize", "lmp", "positions, or cell and positions, of least energy",
+           _LAMMPS + "MinimizeMaker"),
+    Recipe("lammps.nvt", "lmp", "dynamics at constant volume and temperature",
+           _LAMMPS + "NvtMaker"),
+    Recipe("lammps.npt", "lmp", "dynamics at constant pressure and temperature",
+           _LAMMPS + "NptMaker"),
+    Recipe("lammps.nve", "lmp", "dynamics at constant energy", _LAMMPS + "NveMaker"),
+    Recipe("lammps.eos", "lmp", "equation of state: lattice constant and bulk modulus",
+           "orionflow.workflows.lammps.eos:LammpsEosMaker", step="lammps.static",
+           own=(*_EOS_OWN, "initial_relax")),
 )
 _BY_NAME = {recipe.name: recipe for recipe in _RECIPES}
 
@@ -209,10 +221,10 @@ def _parameters(name: str) -> dict[str, tuple[Parameter, Any]]:
         k: v for k, v in _parameters(recipe.step).items() if k not in recipe.own}
 
 
-def _fields_of(cls: type, only: tuple[str, ...] = ()) -> dict[str, tuple[Parameter, Any]]:
+def _fields_of(cls: type[Maker], only: tuple[str, ...] = ()) -> dict[str, tuple[Parameter, Any]]:
     described = _descriptions(cls)
     found = {}
-    for item in fields(cls):  # type: ignore[arg-type]  Makers are dataclasses
+    for item in fields(cls):
         if item.metadata.get("internal") or (only and item.name not in only):
             continue
         hint = _hint(cls, item.name)
@@ -237,7 +249,7 @@ def _hint(cls: type, name: str) -> Any:
 def _type_name(hint: Any) -> str:
     if isinstance(hint, type) and get_origin(hint) is None:
         return hint.__name__
-    text = re.sub(r"\b(?:typing|builtins)\.", "", str(hint))
+    text = re.sub(r"\b(?:typing|builtins|orionflow(?:\.[a-z]\w*)*)\.", "", str(hint))
     return re.sub(r"Literal\[(.*?)\]", lambda m: m[1].replace(", ", " | "), text)
 
 
