@@ -18,7 +18,7 @@ def test_every_value_has_a_source_and_a_doi() -> None:
 
 
 def test_no_value_is_listed_twice() -> None:
-    keys = [(r.formula, r.spacegroup, r.quantity, r.model) for r in REFERENCES]
+    keys = [(r.formula, r.space_group, r.quantity, r.model) for r in REFERENCES]
     assert len(keys) == len(set(keys))
 
 
@@ -53,8 +53,8 @@ def test_potential_without_a_published_value_is_compared_with_experiment() -> No
 
 
 def test_other_phase_or_unknown_material_has_no_reference() -> None:
-    assert reference("Si", "a0", spacegroup=227) is not None
-    assert reference("Si", "a0", spacegroup=225) is None
+    assert reference("Si", "a0", space_group="Fd-3m") is not None
+    assert reference("Si", "a0", space_group="Fm-3m") is None
     assert reference("NaCl", "a0") is None
 
 
