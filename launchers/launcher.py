@@ -180,11 +180,13 @@ class Launcher:
         return f"no job left that fits{left}" if ready else "no READY job left"
 
     def _run_one(self, fw_id: int | None) -> None:
+        from fireworks.core import rocket
         from fireworks.core.rocket_launcher import launch_rocket
         from pymongo.errors import ConnectionFailure
 
         from orionflow.launchers.rocket import Stopped
 
+        rocket.ROCKET_STREAM_LOGLEVEL = "WARNING"  # we say it ourselves, in one line a job
         home = Path.cwd()
         folder = self._new_folder()
         os.chdir(folder)

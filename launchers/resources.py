@@ -51,7 +51,7 @@ class Resources(BaseModel):
     nodes: int = Field(default=1, ge=1)
     ranks: int = Field(default=1, ge=1)
     threads: int = Field(default=1, ge=1)
-    memory: Annotated[int | None, BeforeValidator(parse_memory), Field(ge=1)] = None
+    memory: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(parse_memory)] = None
     walltime: Annotated[int, BeforeValidator(parse_walltime), Field(ge=1)] = 3600
 
     @property

@@ -75,6 +75,13 @@ class RocketPad(ProjectLaunchPad):
     patience: Callable[[], bool]
     outcome: Outcome | None = None
 
+    def checkout_fw(self, *args: Any, **kwargs: Any) -> Any:
+        """Claim a firework, and say so."""
+        fw, launch_id = super().checkout_fw(*args, **kwargs)
+        if fw is not None:
+            log.info("firework %d (%s) started", fw.fw_id, fw.name)
+        return fw, launch_id
+
     def ping_launch(self, launch_id: int, ptime: Any = None, checkpoint: Any = None) -> None:
         """Say that a launch is alive; a silent database is no reason to stop the job."""
         try:

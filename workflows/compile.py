@@ -96,12 +96,18 @@ def submit(flow: Flow | Job, *, project: Path | None = None, key: str | None = N
     StoreError
         MongoDB can't be reached.
     """
-    from orionflow.launchers.launchpad import open_launchpad
-
     folder = project_of(project)
     wf = compile_flow(flow, project=folder, campaign=campaign, resources=resources,
                       priority=priority, tags=tags, owner=owner, name=name, key=key)
-    pad = launchpad or open_launchpad(folder)
+    return store_workflow(wf, project=folder, launchpad=launchpad)
+
+
+def store_workflow(wf: Workflow, *, project: Path | None = None,
+                   launchpad: ProjectLaunchPad | None = None) -> SubmitResult:
+    """Store what `compile_flow` returned; see `submit`."""
+    from orionflow.launchers.launchpad import open_launchpad
+
+    pad = launchpad or open_launchpad(project_of(project))
     try:
         fw_ids, created = pad.add_once(wf)
     finally:
@@ -233,7 +239,7 @@ def _set_manager_config(job: Job, fixed: dict[str, Any], default: Resources,
             raise InputError(f"job {job.name!r}: {error.message}", hint=error.hint) from error
         setattr(job.config, name, {
             **fixed, **own, **{k: v for k, v in fixed.items() if k == "_priority"},
-            "resources": wanted.model_dump(),
+            "resources": wanted.model_dump(exclude_none=True),
             "_queueadapter": queueadapter_spec(wanted, profile.max_walltime),
         })
 
