@@ -134,11 +134,6 @@ class Recipe:
 
         maker: Any = self.maker(parameters)
         cell = read_structure(structure)
-        if self.step is not None:
-            # The steps see strained cells: files, cutoffs and k-grid are chosen here, once.
-            inner = getattr(maker, self.step_field)
-            if hasattr(inner, "for_structure"):
-                setattr(maker, self.step_field, inner.for_structure(cell))
         made: Flow | Job = maker.make(cell)
         return made
 
@@ -146,7 +141,7 @@ class Recipe:
 _QE = "orionflow.workflows.qe.core:"
 _LAMMPS = "orionflow.workflows.lammps.core:"
 _EOS = "orionflow.workflows.common.eos:EosMaker"
-_EOS_OWN = ("linear_strain", "number_of_frames")
+_EOS_OWN = ("name", "linear_strain", "number_of_frames")
 _RECIPES = (
     Recipe("qe.static", "pw.x", "energy, forces and stress of a structure", _QE + "StaticMaker"),
     Recipe("qe.relax", "pw.x", "positions of least energy in a fixed cell", _QE + "RelaxMaker"),

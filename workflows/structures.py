@@ -22,6 +22,8 @@ MIN_DISTANCE = 0.5
 """Two atoms closer than this (Å) are a mistake: the H2 bond, the shortest, has 0.74 Å."""
 PROTOTYPES = ("sc", "fcc", "bcc", "hcp", "diamond", "zincblende", "rocksalt", "cesiumchloride",
               "fluorite", "wurtzite")
+_KINDS = {".cif": "cif", ".xyz": "xyz", ".extxyz": "xyz", ".json": "json", ".vasp": "poscar",
+          ".poscar": "poscar"}
 _SECOND_LENGTH = ("hcp", "wurtzite")
 # pymatgen's and ASE's readers raise these, not one class of their own, on text they can't read.
 _READER_ERRORS = (ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError,
@@ -58,7 +60,7 @@ def read_structure(source: str | Path | Structure | Atoms) -> Structure:
     is_name = isinstance(source, str) and len(words) > 1 and not Path(source).exists()
     if is_name and words[1].lower() in PROTOTYPES:
         structure = _prototype(str(source), words)
-    elif is_name and not Path(source).suffix:
+    elif is_name and Path(source).suffix.lower() not in _KINDS:
         raise InputError(
             f"structure {str(source)!r}: unknown prototype {words[1]!r}",
             hint=f"known: {', '.join(PROTOTYPES)}; or give the path of a CIF, POSCAR or XYZ file",
@@ -165,8 +167,7 @@ def _read_file(path: Path) -> Structure:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"structure file {str(path)!r} can't be read: {error}") from error
     name, suffix = path.name.upper(), path.suffix.lower()
-    kind = {".cif": "cif", ".xyz": "xyz", ".extxyz": "xyz", ".json": "json", ".vasp": "poscar",
-            ".poscar": "poscar"}.get(suffix)
+    kind = _KINDS.get(suffix)
     if kind is None and name.startswith(("POSCAR", "CONTCAR")):
         kind = "poscar"
     if kind is None:

@@ -34,6 +34,9 @@ _OWNED = {
                "starting_magnetization", "input_dft"},
     "electrons": {"conv_thr", "scf_must_converge"},
 }
+# ASE lists the variables of QE 7.1 and later; these were &system's until then.
+_UNTIL_7_0 = ("lda_plus_u", "lda_plus_u_kind", "u_projection_type", "hubbard_u", "hubbard_j0",
+              "hubbard_j", "hubbard_v", "hubbard_parameters")
 _MIN_EMPTY = 2
 _EMPTY_SHARE = 0.1
 
@@ -100,6 +103,7 @@ def check_overrides(overrides: Mapping[str, Mapping[str, Any]]) -> None:
     from ase.io.espresso_namelist.keys import ALL_KEYS
 
     known: dict[str, list[str]] = {g: list(keys) for g, keys in ALL_KEYS["pw"].items()}
+    known["system"] += _UNTIL_7_0
     for group, values in overrides.items():
         if group not in known or not hasattr(values, "items"):
             raise InputError(
