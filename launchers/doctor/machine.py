@@ -7,12 +7,17 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orionflow.errors import ConfigError
+from orionflow.launchers.cron import STOP_FILE, cron_state
 from orionflow.launchers.doctor.database import connection
 from orionflow.launchers.doctor.finding import Finding
 from orionflow.launchers.mpi import mpi_command
+from orionflow.launchers.project import STATE_FOLDER
 from orionflow.launchers.resources import Resources
 from orionflow.launchers.sbatch import slurm_commands
 from orionflow.launchers.slurm import format_walltime
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
 
 CODES = {"pw.x": ".workflows.qe.", "lmp": ".workflows.lammps."}
 """Executable -> what the address of its recipes holds."""
+_CRON_LATE = timedelta(minutes=30)
 _DISK_WARN, _DISK_BROKEN = 20.0, 2.0
 # Libraries by which an executable shows whose MPI it was built with.
 _LIBRARIES = (
@@ -146,6 +152,36 @@ def _would_take(site: Site) -> Finding:
                    f"node(s) for {options['time']}")
 
 
+def cron(site: Site) -> Iterator[Finding]:
+    """Whether `orionflow cron` ran lately and could submit."""
+    state = cron_state(site.project)
+    stop = site.project / STATE_FOLDER / STOP_FILE
+    if not state and site.machine.scheduler != "slurm":
+        return  # nothing is submitted for this machine; `orionflow launch` recovers by itself
+    line = f"*/5 * * * * cd {shlex.quote(str(site.project))} && {_command()} cron"
+    if stop.exists():
+        yield Finding("cron", "warn", f"{stop} stops it", f"rm {shlex.quote(str(stop))}")
+    elif not state.get("last_run"):
+        yield Finding("cron", "warn", "never ran: READY jobs get no allocation by themselves",
+                      f"add with `crontab -e`: {line}")
+    elif state.get("failures"):
+        yield Finding("cron", "broken", f"{state['failures']} submissions failed in a row: "
+                      f"{state.get('last_error')}", "correct that, then run: orionflow cron")
+    else:
+        yield cron_finding(datetime.now(UTC) - datetime.fromisoformat(state["last_run"]),
+                           str(state.get("problem") or ""), line)
+
+
+def cron_finding(age: timedelta, problem: str, line: str) -> Finding:
+    """Judge when cron ran last and what it said; ``line`` is its line in the crontab."""
+    seen = f"ran {_ago(age)} ago"
+    if age > _CRON_LATE:
+        return Finding("cron", "warn", seen, f"is the line there (`crontab -l`)? {line}")
+    if problem:
+        return Finding("cron", "warn", f"{seen}, but: {problem}", "see .orionflow/log/cron.log")
+    return Finding("cron", "ok", seen)
+
+
 def disk(site: Site) -> Iterator[Finding]:
     """Room where jobs and the database write."""
     folders = {"disk": site.project}
@@ -168,6 +204,18 @@ def disk_finding(name: str, folder: str, free: float) -> Finding:
         return Finding(name, "warn", seen, "make room; old runs: find . -name '*.wfc*' -o -name "
                        "'*.save'")
     return Finding(name, "ok", seen)
+
+
+def _ago(age: timedelta) -> str:
+    seconds = age.total_seconds()
+    if seconds < 120:  # noqa: PLR2004  two minutes
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"  # noqa: PLR2004
+
+
+def _command() -> str:
+    own = Path(sys.executable).with_name("orionflow")
+    return shlex.quote(str(own)) if own.is_file() else "orionflow"
 
 
 def _executable(site: Site, name: str) -> str | None:

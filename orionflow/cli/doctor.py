@@ -63,6 +63,7 @@ def _checks() -> Iterable[Callable[[Site], Iterator[Finding]]]:
     return (database.database, database.private_files, result_store, jobflow_variables,
             database.fireworks_configuration, queue.ready_jobs, queue.leftovers,
             machine.executables, machine.mpi, pseudopotentials, potentials, machine.slurm,
+            machine.cron,
             machine.disk)
 
 

@@ -186,5 +186,5 @@ def _cell(value: Any) -> str:
     if value is None or (not isinstance(value, list | dict) and pd.isna(value)):
         return ""
     if isinstance(value, pd.Timestamp):
-        return value.strftime("%Y-%m-%d %H:%M:%S")
+        return str(value.strftime("%Y-%m-%d %H:%M:%S"))
     return f"{value:.6g}" if isinstance(value, float) else escape(str(value))
