@@ -161,8 +161,8 @@ def compile_flow(flow: Flow | Job, *, project: Path | None = None, key: str | No
         all_tags = list(dict.fromkeys([*own, *tags]))
         # Dynamic: jobs this one makes while running get the same.
         job.update_metadata({**meta, **({"tags": all_tags} if all_tags else {})}, dynamic=True)
-        job.update_config({"_set": {f"manager_config->{k}": v for k, v in fixed.items()}},
-                          dict_mod=True, dynamic=True)
+        same = {f"manager_config->{k}": job.config.manager_config[k] for k in fixed}
+        job.update_config({"_set": same}, dict_mod=True, dynamic=True)
     wf = flow_to_workflow(flow, name=name or flow.name, metadata=dict(meta))
     wf.metadata["submit_hash"] = request_hash(wf)
     if key is not None:
