@@ -27,9 +27,22 @@ loop_
  _atom_site_occupancy
  Si1 Si 0.0 0.0 0.0 {occupancy}
 """
-POSCAR = "NaCl\n1.0\n0 2.82 2.82\n2.82 0 2.82\n2.82 2.82 0\nNa Cl\n1 1\nDirect\n0 0 0\n0.5 0.5 0.5\n"
-XYZ = '2\nLattice="3.2 0 0 0 3.2 0 0 0 3.2" Properties=species:S:1:pos:R:3 pbc="T T T"\n' \
-      "Cs 0 0 0\nCl 1.6 1.6 1.6\n"
+POSCAR = """NaCl
+1.0
+0 2.82 2.82
+2.82 0 2.82
+2.82 2.82 0
+Na Cl
+1 1
+Direct
+0 0 0
+0.5 0.5 0.5
+"""
+XYZ = """2
+Lattice="3.2 0 0 0 3.2 0 0 0 3.2" Properties=species:S:1:pos:R:3 pbc="T T T"
+Cs 0 0 0
+Cl 1.6 1.6 1.6
+"""
 
 
 def bond(structure):

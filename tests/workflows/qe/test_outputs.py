@@ -152,8 +152,8 @@ def test_stdout_gives_time_version_and_real_warnings_only():
     assert info.memory_mb > 0
     assert info.warnings == []
     stopped = parse_stdout((DATA / "si_max_seconds" / "pw.out").read_text())
-    assert stopped.warnings == ["Message from routine add_xml_clocks_pw: label not found : "
-                                "electrons"]
+    assert stopped.warnings == [
+        "Message from routine add_xml_clocks_pw: label not found : electrons"]
 
 
 @pytest.mark.parametrize(("text", "seconds"), [

@@ -136,8 +136,8 @@ def test_versions_in_names_are_numbers(tmp_path):
 
 def test_missing_pseudopotential_names_element_folder_and_what_there_is(tmp_path):
     v2(tmp_path, "Al.pz.UPF", element="Al", functional="PZ")
-    with pytest.raises(InputError, match=f"no pbe pseudopotential for Al in {re.escape(str(tmp_path))}"
-                       ) as caught:
+    message = re.escape(f"no pbe pseudopotential for Al in {tmp_path}")
+    with pytest.raises(InputError, match=message) as caught:
         choose_pseudos(tmp_path, ["Al"], "pbe")
     assert "Al.pz.UPF (pz)" in caught.value.hint
     with pytest.raises(InputError, match="for Xe") as caught:
