@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _RUN = "output.provenance.run"
 _QE = "output.qe"
+_MORE = (f"{_QE}.functional", f"{_QE}.scf_converged", f"{_QE}.ionic_converged",
+         "output.provenance.files")
 RESULT_COLUMNS: dict[str, str] = {
     "campaign": "metadata.campaign",
     "label": "output.task_label",
@@ -30,6 +32,7 @@ RESULT_COLUMNS: dict[str, str] = {
     "energy_per_atom_ev": "output.output.energy_per_atom",
     "volume_a3": "output.output.structure.lattice.volume",
     "pressure_kbar": "output.output.stress",
+    "model": _QE,
     "converged": _QE,
     "corrections": f"{_RUN}.corrections",
     "wall_seconds": f"{_RUN}.wall_seconds",
@@ -67,6 +70,7 @@ def results(query: Mapping[str, Any] | None = None, *, campaign: str | None = No
     -------
     pandas.DataFrame
         The columns of ``RESULT_COLUMNS``, also when there is no row. The unit is in the name;
+        ``model`` is the functional or the potential file;
         ``converged`` is False where the run stopped before its own criterion;
         ``pressure_kbar`` is a third of the trace of the stress, positive when compressed;
         ``corrections`` counts what Custodian changed.
@@ -83,13 +87,16 @@ def results(query: Mapping[str, Any] | None = None, *, campaign: str | None = No
     paths = [p for p in RESULT_COLUMNS.values() if p != _QE]
     with reading(project) as store:
         documents = list(store.docs_store.query(
-            criteria, properties=[*paths, f"{_QE}.scf_converged", f"{_QE}.ionic_converged"],
-            sort={"completed_at": 1}, limit=limit))
+            criteria, properties=[*paths, *_MORE], sort={"completed_at": 1}, limit=limit))
     rows = [{name: _pick(d, path) for name, path in RESULT_COLUMNS.items()} for d in documents]
-    for row in rows:
+    for row, document in zip(rows, documents, strict=True):
         stress = row["pressure_kbar"]
         row["pressure_kbar"] = None if stress is None else sum(stress[i][i] for i in range(3)) / 3
-        row["converged"] = all(v is not False for v in (row["converged"] or {}).values())
+        own = row["model"] or {}
+        files = _pick(document, "output.provenance.files") or [{}]
+        row["model"] = own.get("functional") or files[0].get("name") or ""
+        row["converged"] = all(own.get(k) is not False for k in ("scf_converged",
+                                                                 "ionic_converged"))
         row["corrections"] = len(row["corrections"] or ())
         row["tags"] = ", ".join(row["tags"] or ())
     table = pd.DataFrame(rows, columns=list(RESULT_COLUMNS))

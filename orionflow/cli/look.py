@@ -10,17 +10,16 @@ import typer
 
 from orionflow.cli import doctor
 from orionflow.cli.output import OutputFormat, console, dump
+from orionflow.cli.tables import print_frame, print_results
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from orionflow.analysis.story import JobStory
 
 _STATES = ("READY", "WAITING", "RESERVED", "RUNNING", "COMPLETED", "FIZZLED", "DEFUSED", "PAUSED")
 _COLOURS = {"COMPLETED": "green", "done": "green", "FIZZLED": "bold red", "failed": "bold red",
             "RUNNING": "cyan", "RESERVED": "cyan"}
 _LISTED = 8
-_SHORT = ("campaign", "label", "formula", "code", "energy_per_atom_ev", "pressure_kbar",
+_SHORT = ("campaign", "label", "formula", "code", "model", "energy_per_atom_ev", "pressure_kbar",
           "corrections", "core_seconds", "host", "slurm_job_id", "fw_id")
 
 
@@ -83,7 +82,7 @@ def results(
     elif table.empty:
         console(stderr=True).print("no results yet: orionflow show")
     else:
-        _print_frame(table[list(_SHORT)])
+        print_frame(table[list(_SHORT)])
 
 
 def _show_campaigns(output: OutputFormat | None) -> None:
@@ -95,7 +94,7 @@ def _show_campaigns(output: OutputFormat | None) -> None:
     elif table.empty:
         console(stderr=True).print("nothing has been submitted yet: orionflow recipes")
     else:
-        _print_frame(table)
+        print_frame(table)
 
 
 def _show_campaign(name: str, output: OutputFormat | None) -> None:
@@ -115,9 +114,9 @@ def _show_campaign(name: str, output: OutputFormat | None) -> None:
     counts = table["state"].value_counts()
     console().print(f"[bold]{name}[/]: " + ", ".join(
         f"{counts[s]} {s}" for s in _STATES if s in counts))
-    _print_frame(table[["fw_id", "name", "state", "seconds", "host", "slurm_job_id", "launches"]])
+    print_frame(table[["fw_id", "name", "state", "seconds", "host", "slurm_job_id", "launches"]])
     if not found.empty:
-        _print_frame(found.drop(columns=["uuid", "fw_id"], errors="ignore"), title="Results")
+        print_results(found)
     failed = table[table["state"] == "FIZZLED"]
     for error, group in failed.groupby("error", sort=False):
         ids = [str(i) for i in group["fw_id"]]
@@ -164,27 +163,3 @@ def _time(run: dict[str, Any]) -> str:
     if run.get("continued"):
         text += f"; continues {run['continued']} earlier launch(es)"
     return text
-
-
-def _print_frame(frame: pd.DataFrame, title: str | None = None) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, title=title, title_justify="left")
-    for column in frame.columns:
-        numeric = frame[column].dtype.kind in "if"
-        table.add_column(str(column), justify="right" if numeric else "left", no_wrap=numeric,
-                         overflow="fold")
-    for row in frame.itertuples(index=False):
-        table.add_row(*(_cell(v) for v in row))
-    console().print(table)
-
-
-def _cell(value: Any) -> str:
-    import pandas as pd
-    from rich.markup import escape
-
-    if value is None or (not isinstance(value, list | dict) and pd.isna(value)):
-        return ""
-    if isinstance(value, pd.Timestamp):
-        return str(value.strftime("%Y-%m-%d %H:%M:%S"))
-    return f"{value:.6g}" if isinstance(value, float) else escape(str(value))
