@@ -22,7 +22,7 @@ from orionflow.workflows.lammps.potentials import (
     file_sha256,
     resolve,
 )
-from orionflow.workflows.schemas.lammps import Ensemble, LammpsDocument, ThermoTable, Trajectory
+from orionflow.workflows.schemas.lammps import Ensemble, LammpsDocument
 from orionflow.workflows.structures import check_structure
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class LammpsMaker(Maker):
         made: Job = self.calculate(structure, prev_dir, sha256)
         return made
 
-    @job(output_schema=LammpsDocument, data=[ThermoTable, Trajectory])
+    @job(output_schema=LammpsDocument, data=["thermo", "trajectory"])
     def calculate(self, structure: Structure, prev_dir: str | Path | None = None,
                   sha256: dict[str, str] | None = None) -> LammpsDocument:
         """Run LAMMPS in the current folder and return its document; use `make` for the job.
@@ -271,7 +271,7 @@ class _Dynamics(LammpsMaker):
     nsteps
         Steps of this run.
     timestep
-        ps.
+        Time step, ps.
     seed
         Of the initial velocities, which do not depend on the number of processes.
     initial_temperature

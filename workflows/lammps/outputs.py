@@ -194,7 +194,21 @@ def thermo_columns(log: Log) -> dict[str, FloatArray]:
     table = np.array([row for run in log.runs if run.columns == columns for row in run.rows])
     _, index = np.unique(table[::-1, 0], return_index=True)
     table = table[::-1][index]
-    return {name: table[:, i] for i, name in enumerate(columns)}
+    result = {name: table[:, i] for i, name in enumerate(columns)}
+    if "time" in result:
+        result["time"] = _running_time(result["step"], result["time"])
+    return result
+
+
+def _running_time(step: FloatArray, time: FloatArray) -> FloatArray:
+    """Let the time run on where LAMMPS began at 0 again, as it does at each restart file."""
+    back = np.flatnonzero(np.diff(time) < 0) + 1
+    time = time.copy()
+    for i in back:  # the row before it belongs to the stopped run, the one after to the same
+        near = slice(i, i + 2) if i + 1 < len(time) else slice(i - 2, i)
+        timestep = np.diff(time[near])[0] / np.diff(step[near])[0]
+        time[i:] += time[i - 1] + timestep * (step[i] - step[i - 1]) - time[i]
+    return time
 
 
 @dataclass(frozen=True)
@@ -250,6 +264,8 @@ def parse_dump(text: str, path: Path) -> list[Frame]:
 
 
 def _frame(text: str) -> Frame:
+    if not text.endswith("\n"):  # a number cut short is still a number
+        raise ValueError("its last line has no end")
     head, _, body = text.partition("ITEM: ATOMS ")
     lines = head.splitlines()
     step, count = int(lines[0]), int(lines[2])
@@ -257,6 +273,8 @@ def _frame(text: str) -> Frame:
     names, _, table = body.partition("\n")
     columns = names.split()
     words = table.split()
+    if bounds.shape[0] != 3 or "id" not in columns:  # noqa: PLR2004  three directions
+        raise ValueError("its head is not complete")
     if len(words) != count * len(columns):
         raise ValueError(f"{len(words)} words for {count} atoms with {len(columns)} columns")
     numeric = [i for i, name in enumerate(columns) if name != "element"]
