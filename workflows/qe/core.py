@@ -102,6 +102,13 @@ class PwMaker(Maker):
     pseudo_hashes: dict[str, str] | None = field(default=None, metadata=_INTERNAL)
     cutoff_source: dict[str, str] | None = field(default=None, metadata=_INTERNAL)
 
+    def __post_init__(self) -> None:
+        """Make tuples again of what JSON made lists."""
+        if isinstance(self.kpoints, list):
+            self.kpoints = tuple(self.kpoints)
+        if isinstance(self.k_shift, list):
+            self.k_shift = tuple(self.k_shift)
+
     @property
     def calculation(self) -> str:
         """``scf``, ``relax`` or ``vc-relax``."""

@@ -41,6 +41,21 @@ class FileHash(BaseModel):
             return cls(name=path.name, sha256=hashlib.file_digest(stream, "sha256").hexdigest())
 
 
+class BlobReference(BaseModel):
+    """What stands for a large part of a document that was read with ``load=False``.
+
+    Attributes
+    ----------
+    blob_uuid
+        Id in the additional store.
+    store
+        Name of the additional store.
+    """
+
+    blob_uuid: str
+    store: str
+
+
 class Provenance(BaseModel):
     """Where a number comes from.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
-from orionflow.workflows.schemas.base import Matrix3, TaskDocument, Vector3
+from orionflow.workflows.schemas.base import BlobReference, Matrix3, TaskDocument, Vector3
 
 KPoint = tuple[float, float, float]
 
@@ -90,12 +90,12 @@ class QeTaskDocument(TaskDocument):
     Attributes
     ----------
     bands
-        In the additional store ``data``: loaded with ``load=True``.
+        In the additional store ``data``: a `BlobReference` unless read with ``load=True``.
     trajectory
         Steps of a relaxation; in the additional store ``data`` too.
     """
 
     code: str = "pw.x"
     qe: QeResults
-    bands: QeBands | None = None
-    trajectory: list[QeIonicStep] | None = None
+    bands: QeBands | BlobReference | None = None
+    trajectory: list[QeIonicStep] | BlobReference | None = None

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jobflow import Flow, run_locally
+from jobflow import Flow, JobStore, run_locally
+from maggma.stores import MemoryStore
 from monty.json import MontyDecoder, MontyEncoder
 from pymatgen.core import Structure
 
@@ -105,6 +106,7 @@ def test_maker_survives_storing_with_its_tuples(pseudo_dir):
     maker = VcRelaxMaker(functional="pz", overrides={"system": {"nbnd": 8}}).for_structure(SI)
     again = MontyDecoder().process_decoded(json.loads(json.dumps(maker, cls=MontyEncoder)))
     assert type(again) is VcRelaxMaker
+    assert again == maker
     assert again.for_structure(SI) == maker
     assert again.input_text(SI) == maker.input_text(SI)
 
@@ -268,6 +270,20 @@ def test_static_run_gives_a_whole_document(run_dir):
     again = MontyDecoder().process_decoded(json.loads(json.dumps(document, cls=MontyEncoder)))
     assert type(again) is QeTaskDocument
     assert again.output == document.output
+
+
+@pytest.mark.needs_code("pw.x", "mpirun")
+def test_stored_job_runs_and_its_document_decodes_with_and_without_large_parts(run_dir):
+    job = MontyDecoder().process_decoded(json.loads(json.dumps(
+        StaticMaker(**CHEAP).make(SI), cls=MontyEncoder)))
+    store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})
+    run_locally(job, store=store, create_folders=True, ensure_success=True, log=False)
+    light = MontyDecoder().process_decoded(store.get_output(job.uuid, load=False))
+    whole = MontyDecoder().process_decoded(store.get_output(job.uuid, load=True))
+    assert type(light) is type(whole) is QeTaskDocument
+    assert light.bands.store == "data"
+    assert np.shape(whole.bands.eigenvalues)[1:] == (whole.qe.kpoints.irreducible,
+                                                     whole.qe.n_bands)
 
 
 @pytest.mark.needs_code("pw.x", "mpirun")
