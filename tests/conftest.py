@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 REQUIRE_ALL = bool(os.environ.get("ORIONFLOW_REQUIRE_ALL"))
 AWKWARD = "pro ject's"
+# For tests that call mpirun themselves: as root in containers, on cores other tests use too.
+os.environ.update({"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+                   "OMPI_MCA_mpi_yield_when_idle": "1"})
 
 
 def _missing(what: str) -> None:
