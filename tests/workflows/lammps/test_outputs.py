@@ -106,9 +106,13 @@ def test_log_cut_anywhere_gives_no_result(name):
 
 
 def test_warning_inside_the_table_is_no_row():
-    text = "\n".join([
-        "Step Temp ", "       0   300 ", "WARNING: odd (src/x.cpp:1)", "     10 301",
-        "Loop time of 1 on 1 procs for 10 steps with 4 atoms", "Total wall time: 0:00:00"])
+    text = """Step Temp
+       0   300
+WARNING: odd (src/x.cpp:1)
+      10   301
+Loop time of 1 on 1 procs for 10 steps with 4 atoms
+Total wall time: 0:00:00
+"""
 
     parsed = parse_log(text)
 
