@@ -95,7 +95,7 @@ def job_story(fw_id: int, project: Path | str | None = None) -> JobStory:
     elif state is not None:
         _take(story, state)
     if story.state == "FIZZLED":
-        story.error = story.error or error_line(launch) or "no error was stored"
+        story.error = story.error or error_line(launch, firework)
     story.next = _next(story, launch, workflow)
     return story
 
@@ -129,15 +129,21 @@ def folder_story(folder: Path) -> JobStory:
     return story
 
 
-def error_line(launch: Mapping[str, Any]) -> str | None:
-    """Return what a fizzled launch says of its error in one line, or None."""
+def error_line(launch: Mapping[str, Any], firework: Mapping[str, Any]) -> str:
+    """Return the error of a fizzled firework in one line.
+
+    A firework whose job can't be decoded fizzles without a launch; FireWorks then leaves the
+    reason in its spec.
+    """
     data = ((launch.get("action") or {}).get("stored_data") or {})
     exception = data.get("_exception") or {}
     details = exception.get("_details")
     if isinstance(details, dict) and details.get("message"):
         return str(details["message"])
-    trace = str(exception.get("_stacktrace") or data.get("_message") or "").strip()
-    return trace.splitlines()[-1] if trace else None
+    undecoded = firework["spec"].get("_exception_details") or {}
+    trace = str(exception.get("_stacktrace") or data.get("_message")
+                or undecoded.get("_stacktrace") or "").strip()
+    return trace.splitlines()[-1] if trace else "no error was stored"
 
 
 def slurm_job(launch: Mapping[str, Any]) -> str | None:
@@ -150,7 +156,7 @@ def slurm_job(launch: Mapping[str, Any]) -> str | None:
 def describe(correction: Mapping[str, Any]) -> str:
     """Return one correction in words."""
     changes = "; ".join(correction["changes"])
-    seen = correction.get("evidence", "").strip()
+    seen = " ".join(correction.get("evidence", "").split())
     return (f"attempt {correction['attempt']}: {correction.get('title') or ''} "
             f"({correction['failure_id']})" + (f", seen in {seen!r}" if seen else "")
             + f"; changed: {changes}")
@@ -205,7 +211,8 @@ def _next(story: JobStory, launch: Mapping[str, Any], workflow: Mapping[str, Any
         details = (data.get("_exception") or {}).get("_details") or {}
         hint = details.get("hint") if isinstance(details, dict) else None
         again = f"then run it again: lpad rerun_fws -i {fw_id}"
-        return f"{hint}; {again}" if hint else f"read {story.folder}; {again}"
+        first = hint or (f"read {story.folder}" if story.folder else "correct the cause")
+        return f"{first}; {again}"
     if story.state == "WAITING":
         states = workflow.get("fw_states", {})
         parents = workflow.get("parent_links", {}).get(str(fw_id), [])

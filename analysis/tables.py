@@ -135,6 +135,7 @@ def jobs(*, campaign: str | None = None, state: str | None = None,
     with queue(project) as launchpad:
         fireworks = list(launchpad.fireworks.find(criteria, {
             "fw_id": 1, "name": 1, "state": 1, "spec.campaign": 1, "updated_on": 1, "launches": 1,
+            "spec._exception_details": 1,
         }).sort("fw_id"))
         last = [f["launches"][-1] for f in fireworks if f["launches"]]
         launches = {item["launch_id"]: item for item in launchpad.launches.find(
@@ -150,11 +151,12 @@ def jobs(*, campaign: str | None = None, state: str | None = None,
             "seconds": launch.get("runtime_secs"), "host": launch.get("host"),
             "slurm_job_id": slurm_job(launch), "launches": len(firework["launches"]),
             "updated_on": firework["updated_on"], "folder": launch.get("launch_dir"),
-            "error": ((error_line(launch) or "no error was stored")
-                      if firework["state"] == "FIZZLED" else None),
+            "error": (error_line(launch, firework) if firework["state"] == "FIZZLED"
+                      else None),
         })
     table = pd.DataFrame(rows, columns=list(JOB_COLUMNS))
-    table["updated_on"] = pd.to_datetime(table["updated_on"])
+    # FireWorks stores text or dates, depending on who wrote last.
+    table["updated_on"] = pd.to_datetime(table["updated_on"].map(str), format="ISO8601", utc=True)
     return table
 
 
@@ -287,7 +289,7 @@ def campaigns(*, project: Path | str | None = None) -> pd.DataFrame:
     with queue(project) as launchpad:
         groups = list(launchpad.fireworks.aggregate([
             {"$group": {"_id": {"campaign": "$spec.campaign", "state": "$state"},
-                        "jobs": {"$sum": 1}, "last": {"$max": "$updated_on"}}}]))
+                        "jobs": {"$sum": 1}, "last": {"$max": {"$toDate": "$updated_on"}}}}]))
     rows: dict[str, dict[str, Any]] = {}
     for group in groups:
         name = group["_id"].get("campaign") or ""
