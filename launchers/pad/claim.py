@@ -1,0 +1,349 @@
+"""Claiming fireworks: one by one as stock `checkout_fw` does, or many at once.
+
+A claim is one update of the firework, from READY straight to RUNNING with the id of its launch;
+the launch's document follows. Who dies in between leaves a firework whose launch does not exist,
+which `repair` puts back. Launch ids come in blocks, so they cost no round trip.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fireworks.core.firework import Firework, Launch, Tracker
+from fireworks.fw_config import SORT_FWS
+from pymongo import ASCENDING, DESCENDING, ReturnDocument, UpdateOne
+
+from orionflow.launchers.pad.documents import BIG, LIVE, Doc, now, now_text
+from orionflow.launchers.pad.locks import UNLOCKED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from fireworks.core.fworker import FWorker
+
+    from orionflow.launchers.pad.launchpad import OrionLaunchPad
+
+_BLOCK = 64
+_BLOCK_AGE = 20.0
+#: Part of a workflow's document that `settle` needs.
+_SITE = {"nodes": {"$slice": 1}, "size": {"$size": "$nodes"}, "state": 1}
+
+
+@dataclass
+class Claim:
+    """A launch of this process.
+
+    Attributes
+    ----------
+    fw_id
+        Its firework.
+    launch
+        The launch's document, as inserted.
+    workflow
+        ``_id``, ``size``, ``links`` (of this firework) and ``state`` of its workflow, if known.
+    spec
+        Spec of the firework as stored, not decoded; None for claims made by `checkout_fw`.
+    name
+        Name of the firework.
+    """
+
+    fw_id: int
+    launch: Doc
+    workflow: Doc | None = None
+    spec: Doc | None = None
+    name: str = ""
+
+    @property
+    def launch_id(self) -> int:
+        """Id of the launch."""
+        number: int = self.launch["launch_id"]
+        return number
+
+
+class LaunchIds:
+    """Launch ids in blocks that grow with the demand, so that a single launch wastes none."""
+
+    def __init__(self, pad: OrionLaunchPad) -> None:
+        self.pad = pad
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop the block at hand; the counter has been reset."""
+        self._free: list[int] = []
+        self._size = 1
+        self._taken = 0.0
+
+    def take(self, count: int) -> list[int]:
+        """Return that many ids nobody else gets."""
+        now = time.monotonic()
+        if len(self._free) < count:
+            # A block left lying is small: few launches, or a process about to end.
+            self._size = min(2 * self._size, _BLOCK) if now - self._taken < _BLOCK_AGE else 1
+            size = max(count - len(self._free), self._size)
+            first = self.pad.new_launch_ids(size)
+            self._free += range(first, first + size)
+            self._taken = now
+        taken, self._free = self._free[:count], self._free[count:]
+        return taken
+
+
+def worker_query(query: Doc) -> Doc:
+    """Return FWorker's query in a form that an index can answer.
+
+    Its three alternatives (no ``_fworker``, None, this name) are one ``$in``: null matches a
+    missing field.
+    """
+    query = dict(query)
+    clauses = query.get("$or")
+    names = [next(iter(c.values())) for c in clauses or ()
+             if list(c) == ["spec._fworker"] and not isinstance(next(iter(c.values())), dict)]
+    if clauses and len(clauses) == 3 and len(names) == 2 and {  # noqa: PLR2004  FWorker's three
+            "spec._fworker": {"$exists": False}} in clauses:
+        del query["$or"]
+        query["spec._fworker"] = {"$in": names}
+    return query
+
+
+def sort_order() -> list[tuple[str, int]]:
+    """Return the order in which READY fireworks are taken (FireWorks' SORT_FWS)."""
+    order = [("spec._priority", DESCENDING)]
+    if SORT_FWS.upper() == "FIFO":
+        order.append(("created_on", ASCENDING))
+    elif SORT_FWS.upper() == "FILO":
+        order.append(("created_on", DESCENDING))
+    return order
+
+
+class Claimer:
+    """Claims fireworks for one LaunchPad object."""
+
+    def __init__(self, pad: OrionLaunchPad) -> None:
+        self.pad = pad
+        self.ids = LaunchIds(pad)
+
+    # ------------------------------------------------------------------ one, as stock does
+
+    def checkout(self, fworker: FWorker, launch_dir: str, *, fw_id: int | None, host: str | None,
+                 ip: str | None, state: str) -> tuple[Firework, int] | tuple[None, None]:
+        """Claim the next firework and decode it (LaunchPad.checkout_fw)."""
+        pad = self.pad
+        while True:
+            doc, launch_id = self._claim_next(fworker, fw_id, state)
+            if doc is None:
+                return None, None
+            plain_claim = not doc["launches"] and "_dupefinder" not in doc["spec"]
+            if plain_claim:
+                fw = self._decode(doc)
+            else:
+                # It was reserved, or may be a duplicate. Back to where stock FireWorks takes over.
+                pad.fireworks.update_one(
+                    {"fw_id": doc["fw_id"], "launches": launch_id},
+                    {"$set": {"state": "RESERVED"}, "$pull": {"launches": launch_id}})
+                fw = self._stock_candidate(doc["fw_id"])
+            if fw is None:
+                if fw_id:
+                    return None, None
+                continue
+            launch = self._launch_of(fw, fworker, launch_dir, host=host, ip=ip, state=state,
+                                     launch_id=launch_id)
+            self._store_launch(fw, launch, fresh=plain_claim)
+            return fw, launch.launch_id
+
+    def _claim_next(self, fworker: FWorker, fw_id: int | None,
+                    state: str) -> tuple[Doc | None, int]:
+        query = ({"fw_id": fw_id, "state": {"$in": ["READY", "RESERVED"]}} if fw_id
+                 else {**worker_query(fworker.query), "state": "READY"})
+        (launch_id,) = self.ids.take(1)
+        doc = self.pad.fireworks.find_one_and_update(
+            query, {"$set": {"state": state, "updated_on": now_text()},
+                    "$push": {"launches": launch_id}}, sort=sort_order())
+        if doc is None:
+            self.ids._free.insert(0, launch_id)  # noqa: SLF001  unused
+        return doc, launch_id
+
+    def _decode(self, doc: Doc) -> Firework | None:
+        archived = list(self.pad.launches.find(
+            {"launch_id": {"$in": doc["archived_launches"]}})) if doc["archived_launches"] else []
+        try:
+            fw = Firework.from_dict({**doc, "launches": [], "archived_launches": []})
+            fw.archived_launches = [self.pad.decode_launch(a) for a in archived]
+        except Exception:  # noqa: BLE001  any import or any constructor may fail
+            self._undecodable(doc["fw_id"])
+            return None
+        return fw
+
+    def _undecodable(self, fw_id: int) -> None:
+        """Mark a firework FIZZLED that can't be turned into objects, as stock does."""
+        pad = self.pad
+        pad.m_logger.warning(
+            "Failed to deserialize FireWork with fw_id=%s; marking as FIZZLED and continuing.",
+            fw_id)
+        pad.fireworks.update_one({"fw_id": fw_id}, {"$set": {
+            "state": "FIZZLED", "updated_on": now_text(), "launches": [],
+            "spec._exception_details": {"_message": "FireWork failed to deserialize",
+                                        "_stacktrace": traceback.format_exc()}}})
+        pad.record_state(fw_id)
+
+    def _stock_candidate(self, fw_id: int) -> Firework | None:
+        """Load a RESERVED firework with its launches; None when it is a duplicate."""
+        pad = self.pad
+        try:
+            fw = pad.get_fw_by_id(fw_id)
+        except Exception:  # noqa: BLE001  any import or any constructor may fail
+            self._undecodable(fw_id)
+            return None
+        return fw if pad._check_fw_for_uniqueness(fw) else None  # noqa: SLF001  FireWorks' name
+
+    def _launch_of(self, fw: Firework, fworker: FWorker, launch_dir: str, *, host: str | None,
+                   ip: str | None, state: str, launch_id: int) -> Launch:
+        reserved = next((old for old in fw.launches if old.state == "RESERVED"), None)
+        trackers = [Tracker.from_dict(t) for t in fw.spec.get("_trackers", [])]
+        launch = Launch(
+            state, launch_dir, fworker, host, ip, trackers=trackers,
+            state_history=reserved.state_history if reserved else None,
+            launch_id=reserved.launch_id if reserved else launch_id, fw_id=fw.fw_id)
+        if reserved:
+            fw.launches = [launch if old.launch_id == launch.launch_id else old
+                           for old in fw.launches]
+        else:
+            fw.launches.append(launch)
+        fw.state = state
+        return launch
+
+    def _store_launch(self, fw: Firework, launch: Launch, *, fresh: bool) -> None:
+        pad = self.pad
+        doc = launch.to_db_dict()
+        if fresh:
+            pad.launches.insert_one(doc)
+        else:
+            pad.launches.replace_one({"launch_id": launch.launch_id}, doc, upsert=True)
+            pad.fireworks.update_one(
+                {"fw_id": fw.fw_id, "state": "RESERVED"},
+                {"$set": {"state": launch.state, "updated_on": now_text(),
+                          "launches": [old.launch_id for old in fw.launches]}})
+        claim = Claim(fw.fw_id, doc, self.note_running(fw.fw_id, launch.state), name=fw.name)
+        pad.claims[launch.launch_id] = claim
+        if not fresh and launch.state == "RUNNING":
+            self._start_duplicates(launch.launch_id)
+
+    def _start_duplicates(self, launch_id: int) -> None:
+        waiting = ["WAITING", "READY", "RESERVED", "FIZZLED"]
+        for twin in list(self.pad.fireworks.find(
+                {"launches": launch_id, "state": {"$in": waiting}}, {"fw_id": 1})):
+            self.pad._refresh_wf(twin["fw_id"])  # noqa: SLF001  FireWorks' name for it
+
+    def note_running(self, fw_id: int, state: str) -> Doc | None:
+        """Write a claim into the workflow's document; return the part of it that `settle` needs.
+
+        In a big workflow only the workflow's own state is written, and that once: what its
+        ``fw_states`` say of a firework between READY and its end decides nothing.
+        """
+        part = {**_SITE, f"links.{fw_id}": 1}
+        moved = ["READY", "RESERVED"] if state == "RUNNING" else ["READY"]
+        started = {"$cond": [{"$in": ["$state", moved]}, state, "$state"]}
+        end, pause = time.monotonic() + 1.0, 0.002
+        while True:
+            doc: Doc | None = self.pad.workflows.find_one_and_update(
+                {"nodes": fw_id, f"nodes.{BIG}": {"$exists": False}, "locked": UNLOCKED},
+                [{"$set": {f"fw_states.{fw_id}": state, "state": started,
+                           "updated_on": now()}}],
+                projection=part, return_document=ReturnDocument.AFTER)
+            if doc is not None:
+                return doc
+            doc = self.pad.workflows.find_one({"nodes": fw_id}, {**part, "locked": 1})
+            if doc is None or time.monotonic() > end:
+                return doc
+            if doc["size"] > BIG:
+                self.note_big([doc["_id"]], doc["state"])
+                return doc
+            time.sleep(pause)
+            pause *= 2
+
+    def note_big(self, wf_ids: list[Any], state: str) -> None:
+        """Make big workflows RUNNING."""
+        if state in {"READY", "RESERVED"}:
+            self.pad.workflows.update_many(
+                {"_id": {"$in": wf_ids}, "state": {"$in": ["READY", "RESERVED"]},
+                 "locked": UNLOCKED},
+                {"$set": {"state": "RUNNING", "updated_on": now()}})
+
+    # ------------------------------------------------------------------ many
+
+    def claim(self, fworker: FWorker, launch_dir: str | Callable[[Doc], str], *, limit: int,
+              query: Doc | None, choose: Callable[[list[Doc]], Sequence[Doc]] | None,
+              candidates: int, host: str | None, ip: str | None) -> list[Claim]:
+        """Claim up to ``limit`` fireworks, not decoded (see OrionLaunchPad.claim)."""
+        wanted: Doc = {**worker_query(fworker.query), "state": "READY"}
+        if query:
+            wanted = {"$and": [wanted, query]}
+        found = list(self.pad.fireworks.find(wanted, sort=sort_order(),
+                                             limit=max(limit, candidates)))
+        chosen = list(choose(found) if choose else found)[:limit]
+        if not chosen:
+            return []
+        claims: list[Doc] = []
+        odd: list[Doc] = []
+        for doc in chosen:
+            (odd if doc["launches"] or "_dupefinder" in doc["spec"] else claims).append(doc)
+        taken = self._claim_plain(claims, fworker, launch_dir, host, ip)
+        for doc in odd:
+            folder = launch_dir if isinstance(launch_dir, str) else launch_dir(doc)
+            fw, launch_id = self.checkout(fworker, folder, fw_id=doc["fw_id"], host=host, ip=ip,
+                                          state="RUNNING")
+            if fw is not None and launch_id is not None:
+                claim = self.pad.claims[launch_id]
+                claim.spec = doc["spec"]
+                taken.append(claim)
+        return taken
+
+    def _claim_plain(self, docs: list[Doc], fworker: FWorker,
+                     launch_dir: str | Callable[[Doc], str], host: str | None,
+                     ip: str | None) -> list[Claim]:
+        if not docs:
+            return []
+        pad, when = self.pad, now_text()
+        by_id = dict(zip(self.ids.take(len(docs)), docs, strict=True))
+        updates = [UpdateOne({"fw_id": d["fw_id"], "state": "READY", "launches": []},
+                             {"$set": {"state": "RUNNING", "updated_on": when,
+                                       "launches": [launch_id]}})
+                   for launch_id, d in by_id.items()]
+        got = pad.fireworks.bulk_write(updates, ordered=False).modified_count
+        if got < len(docs):
+            mine = {i for fw in pad.fireworks.find(
+                {"launches": {"$in": list(by_id)}, "state": {"$in": list(LIVE)}},
+                {"launches": 1}) for i in fw["launches"]}
+            by_id = {i: d for i, d in by_id.items() if i in mine}
+        claims = []
+        for launch_id, doc in by_id.items():
+            folder = launch_dir if isinstance(launch_dir, str) else launch_dir(doc)
+            trackers = [Tracker.from_dict(t) for t in doc["spec"].get("_trackers", [])]
+            launch = Launch("RUNNING", folder, fworker, host, ip, trackers=trackers,
+                            launch_id=launch_id, fw_id=doc["fw_id"])
+            claims.append(Claim(doc["fw_id"], launch.to_db_dict(), spec=doc["spec"],
+                                name=doc.get("name", "")))
+        if claims:
+            pad.launches.insert_many([c.launch for c in claims], ordered=False)
+            self._note_many(claims)
+            pad.claims.update({c.launch_id: c for c in claims})
+        return claims
+
+    def _note_many(self, claims: list[Claim]) -> None:
+        """Write claims into their workflows' documents, where these are small."""
+        when = now()
+        updates = []
+        for claim in claims:
+            here = {"nodes": claim.fw_id, "locked": UNLOCKED}
+            small = {f"nodes.{BIG}": {"$exists": False}}
+            fresh = {"state": {"$in": ["READY", "RESERVED"]}}
+            note = {f"fw_states.{claim.fw_id}": "RUNNING", "updated_on": when}
+            updates += [
+                UpdateOne({**here, **fresh}, {"$set": {"state": "RUNNING", **note}}),
+                UpdateOne({**here, **small, f"fw_states.{claim.fw_id}": {"$ne": "RUNNING"}},
+                          {"$set": note}),
+            ]
+        self.pad.workflows.bulk_write(updates, ordered=True)
+
+

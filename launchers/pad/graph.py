@@ -1,0 +1,556 @@
+"""One workflow in memory while it is locked: FireWorks' refresh, in linear time, on documents.
+
+What may be written when
+------------------------
+- A firework that another process may claim (READY) is written only by single updates that name the
+  state it must still be in.
+- Everything else of a workflow changes only under its lock, by us and by stock FireWorks alike; or
+  in one update of the workflow document that names all it relies upon (see `settle`).
+- ``fw_states`` of the workflow document says whether an action has been applied: a firework's
+  action is applied in the same update that makes ``fw_states`` say COMPLETED, never again.
+- New fireworks are inserted as WAITING, which nobody claims; then the workflow document learns of
+  them, with all their links, in one update; then they become READY. Who dies in between leaves
+  either nothing but unreachable documents or a workflow that a refresh completes.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fireworks.core import firework
+from fireworks.core.firework import Firework, FWAction, Workflow
+from fireworks.core.launchpad import get_action_from_gridfs
+from fireworks.utilities.dict_mods import apply_mod
+from pymongo import UpdateMany, UpdateOne
+
+from orionflow.launchers.pad.documents import (
+    FINISHED,
+    HELD,
+    RANKS,
+    Doc,
+    now,
+    now_text,
+    plain,
+    representative,
+    workflow_state,
+)
+from orionflow.launchers.pad.locks import held
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from orionflow.launchers.pad.launchpad import OrionLaunchPad
+
+_VIEW = {
+    "_id": 0, "fw_id": 1, "state": 1, "launches": 1, "settled": 1,
+    "allows": "$spec._allow_fizzled_parents",
+    "told": {"$ne": [{"$type": "$spec._fizzled_parents"}, "missing"]},
+}
+# Above this many changed entries the maps of a workflow are written whole: each dotted path is
+# looked up by walking along its map.
+_DOTTED = 40
+
+
+@dataclass
+class View:
+    """What a refresh looks at in one firework."""
+
+    fw_id: int
+    stored_state: str | None
+    state: str
+    launches: list[int]
+    allows_fizzled: bool
+    told_of_fizzled: bool
+    settled: list[int]
+    new: Firework | None = None
+    spec: Doc | None = None
+    rerun: bool = False
+
+
+def load_views(pad: OrionLaunchPad, graphs: Iterable[Graph], ids: Iterable[int]) -> None:
+    """Load fireworks for several graphs in one query."""
+    owners = {i: g for g in graphs for i in g.links}
+    wanted = [i for i in dict.fromkeys(ids) if i in owners and i not in owners[i].views and i >= 0]
+    for doc in pad.fireworks.find({"fw_id": {"$in": wanted}}, _VIEW) if wanted else ():
+        owners[doc["fw_id"]].views[doc["fw_id"]] = View(
+            doc["fw_id"], doc["state"], doc["state"], doc["launches"], bool(doc.get("allows")),
+            doc["told"], doc.get("settled", []))
+
+
+class Graph:
+    """A locked workflow and what is to be changed in it.
+
+    Parameters
+    ----------
+    pad
+        The LaunchPad.
+    doc
+        The workflow's document, with our lock.
+    """
+
+    def __init__(self, pad: OrionLaunchPad, doc: Doc) -> None:
+        self.pad = pad
+        self.doc = doc
+        self.links: dict[int, list[int]] = {int(k): list(v) for k, v in doc["links"].items()}
+        self.parents: dict[int, list[int]] = {}
+        for parent, kids in self.links.items():
+            for kid in kids:
+                self.parents.setdefault(kid, []).append(parent)
+        for i in self.parents:
+            self.links.setdefault(i, [])
+        self.views: dict[int, View] = {}
+        stored = doc.get("fw_states")
+        if stored is None:  # written by a FireWorks older than this field
+            stored = {str(f["fw_id"]): f["state"] for f in pad.fireworks.find(
+                {"fw_id": {"$in": doc["nodes"]}}, {"fw_id": 1, "state": 1})}
+        self.states: dict[int, str] = {int(k): v for k, v in stored.items()}
+        self._stored_states = dict(self.states) if "fw_states" in doc else {}
+        self._relinked: set[int] = set()
+        self._reparented: set[int] = set()
+        self._changed: set[int] = set()
+        self._settled_by: dict[int, int] = {}
+        self._new: list[int] = []
+        self._known: dict[int, Doc] = {}
+
+    # ------------------------------------------------------------------ looking
+
+    def load(self, ids: Iterable[int]) -> None:
+        """Load the views of fireworks that are not there yet."""
+        load_views(self.pad, [self], ids)
+
+    def view(self, fw_id: int) -> View:
+        """Return what is known of a firework."""
+        if fw_id not in self.views:
+            self.load([fw_id])
+        try:
+            return self.views[fw_id]
+        except KeyError:
+            raise ValueError(f"No Firework exists with id: {fw_id}") from None
+
+    def spec(self, fw_id: int) -> Doc:
+        """Return the spec of a firework, to be changed."""
+        view = self.view(fw_id)
+        if view.new is not None:
+            spec: Doc = view.new.spec
+            return spec
+        if view.spec is None:
+            doc = self.pad.fireworks.find_one({"fw_id": fw_id}, {"spec": 1})
+            view.spec = doc["spec"] if doc else {}
+        return view.spec
+
+    def _load_specs(self, ids: Collection[int]) -> None:
+        self.load(ids)
+        wanted = [i for i in ids if i >= 0 and self.view(i).spec is None]
+        for doc in self.pad.fireworks.find({"fw_id": {"$in": wanted}}, {"fw_id": 1, "spec": 1}):
+            self.views[doc["fw_id"]].spec = doc["spec"]
+
+    def know(self, launch: Doc) -> None:
+        """Use this launch rather than load it (it has ``launch_id``, ``state``, ``action``)."""
+        self._known[launch["launch_id"]] = launch
+
+    def launch_of(self, view: View) -> Doc | None:
+        """Return the launch that decides about a firework, with its action as FWAction."""
+        if not view.launches or view.rerun:
+            return None
+        if len(view.launches) == 1 and view.launches[0] in self._known:
+            return self._known[view.launches[0]]
+        docs = list(self.pad.launches.find(
+            {"launch_id": {"$in": view.launches}}, {"state_history": 0, "trackers": 0}))
+        best = representative(docs)
+        if best is not None and not isinstance(best.get("action"), FWAction):
+            best["action"] = self._decode(best.get("action"))
+        return best
+
+    def _decode(self, action: Doc | None) -> FWAction | None:
+        action = get_action_from_gridfs(action, self.pad.gridfs_fallback)
+        return FWAction.from_dict(action) if action else None
+
+    def _set_state(self, fw_id: int, state: str) -> None:
+        view = self.view(fw_id)
+        if view.state != state or view.stored_state != state:
+            self._changed.add(fw_id)
+        view.state = state
+        if view.new is not None:
+            view.new.state = state
+        self.states[fw_id] = state
+
+    def mark(self, fw_id: int) -> None:
+        """Write the state of a firework, though a refresh did not change it."""
+        self._changed.add(fw_id)
+
+    # ------------------------------------------------------------------ FireWorks' refresh
+
+    def refresh(self, fw_id: int) -> None:
+        """Work out the state of a firework and, when it has finished, of those that wait for it."""
+        todo = [fw_id]
+        while todo:
+            here = todo.pop()
+            self._refresh_one(here, todo)
+
+    def _refresh_one(self, fw_id: int, todo: list[int]) -> None:
+        view = self.view(fw_id)
+        if view.state in HELD:
+            self._set_state(fw_id, view.state)
+            return
+        before = view.state
+        applied = self.states.get(fw_id) == "COMPLETED"
+        done = FINISHED if view.allows_fizzled else ("COMPLETED",)
+        parents = self.parents.get(fw_id, ())
+        action = None
+        if any(self.states[p] not in done for p in parents):
+            state = "WAITING"
+        else:
+            launch = self.launch_of(view)
+            state = launch["state"] if launch else "READY"
+            action = launch["action"] if launch and state == "COMPLETED" else None
+            if view.allows_fizzled and not view.told_of_fizzled:
+                self._tell_of_fizzled(view, parents)
+        changed = state != before or state != self.states.get(fw_id)
+        self._set_state(fw_id, state)
+        if not changed:
+            return
+        if state == "COMPLETED" and action is not None and not applied:
+            self._apply(action, view)
+        if state in FINISHED:
+            kids = self.links[fw_id]
+            self.load(kids)
+            todo.extend(reversed(kids))
+
+    def _tell_of_fizzled(self, view: View, parents: Collection[int]) -> None:
+        self.load(parents)
+        fizzled = [p for p in parents if self.view(p).state == "FIZZLED"]
+        if not fizzled:
+            return
+        told = []
+        for parent in fizzled:
+            fw = self.pad.get_fw_by_id(parent).to_dict()
+            fw["state"] = "FIZZLED"
+            told.append(fw)
+        self.spec(view.fw_id)["_fizzled_parents"] = told
+        view.told_of_fizzled = True
+        self._changed.add(view.fw_id)
+
+    def _descendants(self, fw_id: int) -> list[int]:
+        found: dict[int, None] = {}
+        todo = list(reversed(self.links[fw_id]))
+        while todo:
+            here = todo.pop()
+            if here not in found:
+                found[here] = None
+                todo.extend(reversed(self.links[here]))
+        return list(found)
+
+    def _apply(self, action: FWAction, view: View) -> None:
+        """Apply what a finished firework asks for (Workflow.apply_action)."""
+        fw_id = view.fw_id
+        if action.update_spec or action.mod_spec:
+            kids = self._descendants(fw_id) if action.propagate else list(self.links[fw_id])
+            self._load_specs(kids)
+            for kid in kids:
+                self._modify(kid, action, view)
+        self._defuse(action, fw_id)
+        for wf in action.detours:
+            self.append(_workflow(wf), [fw_id], [True], pull=False)
+        for extra in action.append_wfs:
+            parents = list(extra["parents"])
+            self.append(_workflow(extra["workflow"]), [fw_id, *parents],
+                        [extra["detour"]] + [False] * len(parents), pull=True)
+        for wf in action.additions:
+            self.append(_workflow(wf), [fw_id], [False], pull=False)
+
+    def _defuse(self, action: FWAction, fw_id: int) -> None:
+        if action.defuse_children:
+            self.load(self.links[fw_id])
+            for kid in self.links[fw_id]:
+                self._set_state(kid, "DEFUSED")
+        if action.defuse_workflow:
+            self.load(self.links)
+            for node in list(self.links):
+                if self.view(node).state not in FINISHED:
+                    self._set_state(node, "DEFUSED")
+
+    def _modify(self, kid: int, action: FWAction, parent: View) -> None:
+        child = self.view(kid)
+        launch = parent.launches[-1] if parent.launches else None
+        if launch is not None and launch in child.settled:
+            return  # done by one who died before he could record it in the workflow
+        spec = self.spec(kid)
+        spec.update(plain(action.update_spec))
+        for mod in action.mod_spec:
+            apply_mod(plain(mod), spec)
+        child.allows_fizzled = bool(spec.get("_allow_fizzled_parents"))
+        self._changed.add(kid)
+        if launch is not None and action.mod_spec:
+            self._settled_by[kid] = launch
+
+    def append(self, new: Workflow, parents: list[int], detours: list[bool], *,
+               pull: bool) -> None:
+        """Append a workflow below fireworks of this one (Workflow.append_wf).
+
+        Raises
+        ------
+        ValueError
+            A detour around fireworks that are no longer WAITING, or ids that are not new.
+        """
+        self._check_append(new, parents, detours)
+        roots = new.root_fw_ids
+        leaves = set(new.leaf_fw_ids)
+        inherited = [kid for parent, detour in zip(parents, detours, strict=True) if detour
+                     for kid in self.links[parent] if kid >= 0]
+        for fw in new:
+            kids = list(inherited) if fw.fw_id in leaves else list(new.links[fw.fw_id])
+            self.links[fw.fw_id] = kids
+            self._new.append(fw.fw_id)
+            # The state is worked out below; one set by hand (PAUSED, DEFUSED) is kept.
+            self.views[fw.fw_id] = View(
+                fw.fw_id, None, fw.state, [launch.launch_id for launch in fw.launches],
+                bool(fw.spec.get("_allow_fizzled_parents")), "_fizzled_parents" in fw.spec, [],
+                new=fw)
+            self.states[fw.fw_id] = "WAITING"
+            for kid in kids:
+                self.parents.setdefault(kid, []).append(fw.fw_id)
+                self._reparented.add(kid)
+        for parent in parents:
+            self.links[parent].extend(roots)
+            self._relinked.add(parent)
+            for root in roots:
+                self.parents.setdefault(root, []).append(parent)
+            if pull:
+                self._pull(parent, [self.views[r] for r in roots])
+        for fw in new:
+            self.refresh(fw.fw_id)
+
+    def _check_append(self, new: Workflow, parents: list[int], detours: list[bool]) -> None:
+        for parent in parents:
+            if parent not in self.links:
+                raise ValueError(f"fw_id={parent} is not in workflow {self.doc['name']!r}")
+        for parent, detour in zip(parents, detours, strict=True):
+            if detour and any(i >= 0 and RANKS[self.states[i]] > RANKS["WAITING"]
+                              for i in self.links[parent]):
+                raise ValueError(f"fw_id={parent}: Detour option only works if all children of "
+                                 "detours are not READY to run and have not already run")
+        for fw in new:
+            if fw.fw_id >= 0:
+                raise ValueError(
+                    f"FireWorks to add must use a negative fw_id! Got fw_id: {fw.fw_id}")
+            if fw.fw_id in self.links:
+                raise ValueError(
+                    "Cannot use duplicated fw_ids when dynamically extending workflows!")
+
+    def _pull(self, parent: int, roots: list[View]) -> None:
+        """Give new fireworks what a finished parent passes to its children."""
+        launch = self.launch_of(self.view(parent))
+        if launch is None or launch["state"] != "COMPLETED" or not launch.get("action"):
+            return
+        for root in roots:
+            if root.new is not None:
+                root.new.spec.update(deepcopy(launch["action"].update_spec))
+                for mod in launch["action"].mod_spec:
+                    apply_mod(deepcopy(mod), root.new.spec)
+
+    # ------------------------------------------------------------------ FireWorks' rerun
+
+    def rerun(self, fw_id: int) -> None:
+        """Archive the launches of a firework and of all that came after it (Workflow.rerun_fw)."""
+        todo, first = [fw_id], True
+        while todo:
+            here = todo.pop()
+            view = self.view(here)
+            if view.state == "WAITING" and not first:
+                continue
+            first = False
+            if view.state == "FIZZLED":
+                self._exception_details(view)
+            view.rerun = True
+            self._set_state(here, "WAITING")
+            self._changed.add(here)
+            self._refresh_one(here, [])
+            self.load(self.links[here])
+            todo.extend(reversed(self.links[here]))
+
+    def _exception_details(self, view: View) -> None:
+        details = None
+        if firework.EXCEPT_DETAILS_ON_RERUN and view.launches:
+            last = self.pad.launches.find_one({"launch_id": view.launches[-1]}, {"action": 1})
+            action = get_action_from_gridfs((last or {}).get("action"), self.pad.gridfs_fallback)
+            stored = (action or {}).get("stored_data") or {}
+            details = (stored.get("_exception") or {}).get("_details")
+        spec = self.spec(view.fw_id)
+        if details:
+            spec["_exception_details"] = details
+        else:
+            spec.pop("_exception_details", None)
+
+    # ------------------------------------------------------------------ writing
+
+    @property
+    def grows(self) -> bool:
+        """Whether new fireworks are to be inserted."""
+        return bool(self._new)
+
+    @property
+    def new_ids(self) -> list[int]:
+        """Ids of the new fireworks; negative until they are inserted."""
+        return list(self._new)
+
+    def insert_new(self) -> None:
+        """Insert the new fireworks, as WAITING, and give them their ids."""
+        fresh = sorted(self._new)
+        first = self.pad.get_new_fw_id(quantity=len(fresh))
+        ids = {old: first + n for n, old in enumerate(fresh)}
+        docs = []
+        for old in fresh:
+            fw = self.views[old].new
+            if fw is None:  # `_new` holds nothing else
+                raise ValueError(f"no firework {old}")
+            fw.fw_id = ids[old]
+            doc = fw.to_db_dict()
+            if doc["state"] == "READY":
+                doc["state"] = "WAITING"
+            docs.append(doc)
+        self.pad.fireworks.insert_many(docs)
+        for old, new in ids.items():
+            view = self.views.pop(old)
+            view.fw_id = new
+            view.stored_state = "WAITING" if view.state == "READY" else view.state
+            view.new = None
+            view.spec = None
+            self.views[new] = view
+            self.states[new] = self.states.pop(old)
+
+        def renamed(group: Iterable[int]) -> list[int]:
+            return [ids.get(i, i) for i in group]
+
+        self.links = {ids.get(i, i): renamed(kids) for i, kids in self.links.items()}
+        self.parents = {ids.get(i, i): renamed(ps) for i, ps in self.parents.items()}
+        self._changed = set(renamed(self._changed))
+        self._new = list(ids.values())
+
+    def firework_updates(self) -> tuple[list[Any], list[Any]]:
+        """Return the updates to make before and after that of the workflow document.
+
+        The first touch nothing that can be claimed and can be made again; the second let others
+        go on.
+        """
+        early: list[Any] = []
+        moves: dict[tuple[str, str], list[int]] = {}
+        when = now_text()
+        for fw_id in sorted(self._changed):
+            view = self.views[fw_id]
+            fields: Doc = {"updated_on": when}
+            if view.spec is not None:
+                fields["spec"] = view.spec
+            if view.rerun:
+                early.append(_archiving(fw_id, view.state, fields))
+                continue
+            if view.spec is not None:
+                change: Doc = {"$set": fields}
+                if fw_id in self._settled_by:
+                    change["$addToSet"] = {"settled": self._settled_by[fw_id]}
+                early.append(UpdateOne({"fw_id": fw_id}, change))
+            if view.stored_state is not None and view.state != view.stored_state:
+                moves.setdefault((view.stored_state, view.state), []).append(fw_id)
+        late = [UpdateMany({"fw_id": {"$in": ids}, "state": old},
+                           {"$set": {"state": new, "updated_on": when}})
+                for (old, new), ids in moves.items()]
+        return early, late
+
+    def workflow_update(self, *, unlock: bool) -> UpdateOne:
+        """Return the one update of the workflow document."""
+        fields: Doc = {"state": self.state(), "updated_on": now()}
+        changed = {i for i, s in self.states.items() if self._stored_states.get(i) != s}
+        if len(changed) > _DOTTED or self._new or not self._stored_states:
+            fields["fw_states"] = {str(i): s for i, s in self.states.items()}
+        else:
+            fields |= {f"fw_states.{i}": self.states[i] for i in changed}
+        change: Doc = {"$set": fields}
+        if len(self._new) + len(self._reparented) > _DOTTED:
+            fields["links"] = {str(i): kids for i, kids in self.links.items()}
+            fields["parent_links"] = {str(i): ps for i, ps in self.parents.items()}
+            fields["nodes"] = list(self.links)
+        elif self._new:
+            for i in {*self._new, *self._relinked}:
+                fields[f"links.{i}"] = self.links[i]
+            for i in {*self._new, *self._reparented}:
+                if self.parents.get(i):
+                    fields[f"parent_links.{i}"] = self.parents[i]
+            change["$push"] = {"nodes": {"$each": self._new}}
+        if unlock:
+            change["$unset"] = {"locked": ""}
+        return UpdateOne(held(self.doc), change)
+
+    def state(self) -> str:
+        """Return the workflow's state."""
+        return workflow_state(self.links, self.states, self._allowing)
+
+    def _allowing(self, ids: set[int]) -> set[int]:
+        self.load(ids)
+        return {i for i in ids if self.view(i).allows_fizzled}
+
+
+def _workflow(wf: Workflow | Firework) -> Workflow:
+    return Workflow.from_firework(wf) if isinstance(wf, Firework) else wf
+
+
+def _archiving(fw_id: int, state: str, fields: Doc) -> UpdateOne:
+    """Return the update that moves all launches of a firework, whichever it has, to the archive."""
+    literal = {name: {"$literal": value} for name, value in fields.items()}
+    stages: list[Doc] = [{"$set": {
+        "archived_launches": {"$setUnion": [
+            {"$ifNull": ["$archived_launches", []]}, {"$ifNull": ["$launches", []]}]},
+        "launches": [], "state": state, **literal}}]
+    if "spec" in fields:
+        # $set would merge the new spec into the old one.
+        stages.insert(0, {"$unset": "spec"})
+    return UpdateOne({"fw_id": fw_id}, stages)
+
+
+def commit(graph: Graph, *, unlock: bool = True) -> None:
+    """Write the changes of one graph, in an order that survives being killed anywhere.
+
+    Raises
+    ------
+    ValueError
+        The lock was lost meanwhile (this process slept for a minute).
+    """
+    pad = graph.pad
+    grows = graph.grows
+    if grows:
+        graph.insert_new()
+    early, late = graph.firework_updates()
+    if grows:
+        if early:
+            pad.fireworks.bulk_write(early)
+        _write_workflows(pad, [graph.workflow_update(unlock=False)])
+        if late:
+            pad.fireworks.bulk_write(late)
+        if unlock:
+            pad.locks.release(graph.doc)
+        return
+    if early or late:
+        pad.fireworks.bulk_write(early + late)
+    _write_workflows(pad, [graph.workflow_update(unlock=unlock)])
+
+
+def commit_together(pad: OrionLaunchPad, graphs: list[Graph]) -> None:
+    """Write and unlock several graphs, in as few round trips as for one."""
+    for graph in [g for g in graphs if g.grows]:
+        commit(graph)
+    plain_ones = [g for g in graphs if not g.grows]
+    updates = [u for g in plain_ones for group in g.firework_updates() for u in group]
+    if updates:
+        pad.fireworks.bulk_write(updates, ordered=False)
+    if plain_ones:
+        _write_workflows(pad, [g.workflow_update(unlock=True) for g in plain_ones])
+
+
+def _write_workflows(pad: OrionLaunchPad, updates: list[UpdateOne]) -> None:
+    done = pad.workflows.bulk_write(updates, ordered=False).matched_count
+    if done < len(updates):
+        raise LostLockError(f"{len(updates) - done} of {len(updates)} workflow locks were lost")
+
+
+class LostLockError(ValueError):
+    """The lock was broken by another: this process was not heard of for too long."""

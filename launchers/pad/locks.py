@@ -1,0 +1,172 @@
+"""The lock of a workflow: FireWorks' own field, with an owner, so that a dead one's can be broken.
+
+FireWorks takes a workflow for locked when its document has a field ``locked``, whatever it holds.
+Ours holds a token and the server's time. A writer checks the token in the very update that changes
+the document, so one who slept through the loss of its lock writes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from fireworks.core.launchpad import LockedWorkflowError, WFLock
+from pymongo import ReturnDocument
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from orionflow.launchers.pad.documents import Doc
+    from orionflow.launchers.pad.launchpad import OrionLaunchPad
+
+#: After this a lock of ours belongs to a dead process, s (server time).
+LEASE = 60.0
+#: A lock of stock FireWorks bears no time; it is dead when its workflow has not changed for this
+#: long under somebody's eyes, s.
+STOCK_LEASE = 90.0
+UNLOCKED: Doc = {"$exists": False}
+
+
+def patience() -> tuple[float, bool]:
+    """Return how long to wait for a lock, s, and whether to take it then by force.
+
+    FireWorks' WFLOCK_EXPIRATION_SECS and WFLOCK_EXPIRATION_KILL, as its lock has them.
+    """
+    seconds, kill = WFLock.__init__.__defaults__
+    return float(seconds), bool(kill)
+
+
+@dataclass
+class Locks:
+    """Locks on workflows, taken by one LaunchPad object.
+
+    Attributes
+    ----------
+    pad
+        The LaunchPad.
+    repair
+        Called with a workflow whose lock was broken, while we hold it.
+    """
+
+    pad: OrionLaunchPad
+    repair: Callable[[Doc], object]
+    owner: Doc = field(default_factory=lambda: {"host": socket.gethostname(), "pid": os.getpid()})
+    _seen: dict[Any, tuple[object, object, float]] = field(default_factory=dict)
+    _abandoned: set[str] = field(default_factory=set)
+
+    def _new(self) -> tuple[str, Doc]:
+        token = uuid.uuid4().hex
+        lock = {"$set": {"locked.token": token, "locked.by": self.owner},
+                "$currentDate": {"locked.at": True}}
+        return token, lock
+
+    def acquire(self, fw_id: int) -> Doc:
+        """Lock the workflow of a firework and return its document; waits its turn.
+
+        Raises
+        ------
+        LockedWorkflowError
+            Somebody else held it all the time FireWorks' configuration allows for waiting.
+        ValueError
+            There is no workflow with this firework.
+        """
+        docs = self.acquire_some([fw_id])
+        return next(iter(docs))
+
+    def acquire_some(self, fw_ids: Iterable[int]) -> list[Doc]:
+        """Lock at least one, and as many as are free, of the workflows of these fireworks."""
+        wanted = list(fw_ids)
+        seconds, kill = patience()
+        end, pause, tries = time.monotonic() + seconds, 0.002, 0
+        while True:
+            if docs := self._try(wanted):
+                return docs
+            tries += 1
+            if tries == 1 and self.pad.workflows.find_one(
+                    {"nodes": {"$in": wanted}}, {"_id": 1}) is None:
+                raise ValueError(f"Could not find workflow in database: {wanted[0]}")
+            if (tries % 8 == 0 or self._abandoned or time.monotonic() > end) and (
+                    doc := self._break_dead(wanted, kill=kill and time.monotonic() > end)):
+                return [doc]
+            if time.monotonic() > end:
+                raise LockedWorkflowError(f"Could not get workflow - LOCKED: {wanted[0]}")
+            time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  only spreads the load
+            pause = min(1.5 * pause, 0.15)
+
+    def _try(self, wanted: list[int]) -> list[Doc]:
+        token, lock = self._new()
+        if len(wanted) == 1:
+            doc = self.pad.workflows.find_one_and_update(
+                {"nodes": wanted[0], "locked": UNLOCKED}, lock,
+                return_document=ReturnDocument.AFTER)
+            return [doc] if doc else []
+        which = {"nodes": {"$in": wanted}}
+        if self.pad.workflows.update_many({**which, "locked": UNLOCKED}, lock).matched_count == 0:
+            return []
+        return list(self.pad.workflows.find({**which, "locked.token": token}))
+
+    def _break_dead(self, wanted: list[int], *, kill: bool = False) -> Doc | None:
+        """Take over the first lock whose owner must be dead, and repair what it left."""
+        for doc in self.pad.workflows.find(
+                {"nodes": {"$in": wanted}, "locked": {"$exists": True}},
+                {"locked": 1, "updated_on": 1}):
+            dead = self.dead_filter(doc)
+            if kill:
+                dead = {"_id": doc["_id"], "locked": doc["locked"]}
+            if dead and (taken := self.take_over(dead)):
+                return taken
+        return None
+
+    def dead_filter(self, doc: Doc) -> Doc | None:
+        """Return the query that matches a workflow while its lock is this dead one, or None."""
+        lock = doc["locked"]
+        same: Doc = {"_id": doc["_id"], "locked": lock}
+        if isinstance(lock, dict) and lock.get("token") in self._abandoned:
+            return same
+        if isinstance(lock, dict) and "at" in lock:
+            old = {"$lt": ["$locked.at", {"$subtract": ["$$NOW", int(LEASE * 1000)]}]}
+            return {**same, "$expr": old}
+        seen = (lock, doc.get("updated_on"))
+        before = self._seen.get(doc["_id"])
+        if before is None or before[:2] != seen:
+            self._seen[doc["_id"]] = (*seen, time.monotonic())
+            return None
+        if time.monotonic() - before[2] < STOCK_LEASE:
+            return None
+        return {**same, "updated_on": doc.get("updated_on")}
+
+    def take_over(self, dead: Doc) -> Doc | None:
+        """Lock a workflow whose lock is dead, repair it, and return it as it is then."""
+        token, _ = self._new()
+        lock = {"$set": {"locked": {"token": token, "by": self.owner}}}
+        doc = self.pad.workflows.find_one_and_update(
+            dead, lock, return_document=ReturnDocument.AFTER)
+        if doc is None:
+            return None
+        self.pad.workflows.update_one({"_id": doc["_id"], "locked.token": token},
+                                      {"$currentDate": {"locked.at": True}})
+        self._seen.pop(doc["_id"], None)
+        self.pad.m_logger.warning(
+            "took over the lock of workflow %r (firework %s); its owner is gone",
+            doc.get("name"), next(iter(doc.get("nodes") or ["?"])))
+        self.repair(doc)
+        now: Doc | None = self.pad.workflows.find_one({"_id": doc["_id"], "locked.token": token})
+        return now
+
+    def abandon(self, doc: Doc) -> None:
+        """Let a lock be broken at once when its workflow is next wanted: the database went away."""
+        self._abandoned.add(doc["locked"]["token"])
+
+    def release(self, doc: Doc) -> None:
+        """Unlock a workflow, if the lock is still ours."""
+        self.pad.workflows.update_one(held(doc), {"$unset": {"locked": ""}})
+
+
+def held(doc: Doc) -> Doc:
+    """Return the query that matches a workflow while our lock on it holds."""
+    return {"_id": doc["_id"], "locked.token": doc["locked"]["token"]}
