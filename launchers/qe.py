@@ -63,20 +63,24 @@ def run_pw(directory: str | Path, input_file: str = "pw.in", output_file: str = 
     stale, watched = patterns(found, folder, environment)
     given = hash_inputs(folder, [input_file])
     job = CodeJob(command, stdout=output_file, stderr=str(Path(output_file).with_suffix(".err")),
-                  environment=environment, stale=stale, inputs=[input_file], watched=watched)
+                  environment=environment, stale=stale, inputs=[input_file], watched=watched,
+                  also=["CRASH"])
     run = QeRun(folder=folder, input_file=input_file, job=job)
     left = context.seconds_left()
-    continued = _continue(run, given)
+    continued = resume(run, given)
     own = found.number("control", "max_seconds", max_seconds(left))
     edit_input(run.input_path, {"control": {"max_seconds": min(own, max_seconds(left))}})
     return run_code(job, pw_rules(run), context, executable=executable, directory=folder,
                     deadline=time.time() + left, inputs=given, continued=continued)
 
 
-def _continue(run: QeRun, given: dict[str, str]) -> int:
+def resume(run: QeRun, given: dict[str, str]) -> int:
     """Set up a restart when an earlier launch of this input was stopped; return how many."""
     earlier = earlier_stop(run.folder, given, ["QE_WALLTIME"])
     if earlier is None or earlier.failure is None or read_xml(run.xml_path) is None:
         return 0
-    edit_input(run.input_path, {"control": {"restart_mode": "restart"}})
+    if "inputph" in run.input.namelists:
+        edit_input(run.input_path, {"inputph": {"recover": True}})
+    else:
+        edit_input(run.input_path, {"control": {"restart_mode": "restart"}})
     return earlier.continued + 1

@@ -25,9 +25,9 @@ GROUPS = ("control", "system", "electrons", "ions", "cell", "fcp", "rism")
 # What a correction may change. All else (structure, pseudopotentials, functional, k-points,
 # cutoffs, thresholds, ensemble, number of steps) is the user's and stays as it is.
 CHANGEABLE: Mapping[str, frozenset[str]] = {
-    "control": frozenset({"restart_mode", "max_seconds", "disk_io", "wf_collect"}),
+    "control": frozenset({"restart_mode", "max_seconds", "nstep"}),
     "system": frozenset({"nbnd", "occupations", "smearing", "degauss", "nosym", "ecutfock",
-                         "ibrav", "celldm", "a", "b", "c", "cosab", "cosac", "cosbc"}),
+                         "ibrav"}),
     "electrons": frozenset({"electron_maxstep", "mixing_beta", "mixing_ndim", "mixing_mode",
                             "diagonalization", "diago_david_ndim", "diago_cg_maxiter",
                             "diago_full_acc", "startingpot", "startingwfc", "conv_thr"}),
@@ -233,6 +233,9 @@ def show_value(value: Any) -> str:
 def _check_changeable(before: QeInput, group: str, key: str, value: Any) -> None:
     if key not in CHANGEABLE.get(group, frozenset()):
         message = f"{key} in &{group} is the user's: a correction may not change it"
+        raise PermissionError(message)
+    if key == "nstep" and before.calculation not in {"relax", "vc-relax"}:
+        message = "nstep of a dynamics is the user's: a correction may not change it"
         raise PermissionError(message)
     if key == "conv_thr" and value > before.number(group, key, 1e-6):
         message = f"conv_thr may only become tighter, not {value}"

@@ -57,12 +57,15 @@ class CodeJob(Job):
         `is_fresh`.
     monitors
         Asked, in order, while the code runs.
+    also
+        Files of the folder to which the code writes its last words as well; read behind stdout.
     """
 
     def __init__(self, command: Sequence[str], *, stdout: str, stderr: str,
                  environment: Mapping[str, str] | None = None, stale: Sequence[str] = (),
                  stdin: str | None = None, inputs: Sequence[str] = (),
-                 watched: Sequence[str] = (), monitors: Sequence[Monitor] = ()) -> None:
+                 watched: Sequence[str] = (), monitors: Sequence[Monitor] = (),
+                 also: Sequence[str] = ()) -> None:
         self.command = list(command)
         self.stdout = stdout
         self.stderr = stderr
@@ -72,6 +75,7 @@ class CodeJob(Job):
         self.inputs = tuple(inputs)
         self.watched = tuple(watched)
         self.monitors = tuple(monitors)
+        self.also = tuple(also)
         self.attempt = 0
         self.seconds = 0.0
         self.last_seconds = 0.0

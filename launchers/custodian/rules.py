@@ -116,9 +116,10 @@ class RuleHandler(ErrorHandler):
         """Read what the current attempt left in the folder."""
         folder = Path(directory)
         process = self.job.process
+        stdout = "".join(read_text(folder / name) for name in (self.job.stdout, *self.job.also))
         return Attempt(
-            folder=folder, number=self.job.attempt,
-            stdout=read_text(folder / self.job.stdout), stderr=read_text(folder / self.job.stderr),
+            folder=folder, number=self.job.attempt, stdout=stdout,
+            stderr=read_text(folder / self.job.stderr),
             returncode=process.poll() if process else None, deadline=self.deadline,
             stopped_by=self.job.stopped_by, seconds=self.job.last_seconds,
         )
