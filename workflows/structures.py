@@ -138,7 +138,7 @@ def _check_distances(structure: Structure, name: str) -> None:
     if len(distances) == 0:
         return
     k = int(np.argmin(distances))
-    i, j = int(centers[k]), int(points[k])
+    i, j = sorted((int(centers[k]), int(points[k])))
     raise InputError(
         f"{name}: atoms {i + 1} ({structure[i].specie}) and {j + 1} ({structure[j].specie}) are "
         f"{distances[k]:.3f} Å apart, periodic images included",

@@ -49,6 +49,19 @@ def test_recipe_loads_and_describes_each_parameter(recipe):
     json.dumps(recipe.schema())
 
 
+@pytest.mark.parametrize("name", [n for n in recipe_names() if n.startswith("qe.")])
+def test_reference_page_shows_every_parameter_with_its_default(name):
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "recipes-qe.md").read_text()
+    assert f"`{name}`" in page
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    for parameter in get_recipe(name).parameters().values():
+        row = next((r for r in rows if f"`{parameter.name}`" in r.split("|")[1]), None)
+        assert row, f"{parameter.name} is not on the page"
+        if isinstance(parameter.default, float) and parameter.name != "degauss":
+            shown = row.split("|")[2].strip()
+            assert float(shown) == parameter.default, parameter.name
+
+
 def test_unknown_recipe_lists_the_known_and_the_nearest():
     with pytest.raises(InputError, match=r"no recipe 'qe\.sttic'") as caught:
         get_recipe("qe.sttic")

@@ -251,11 +251,12 @@ def _collect(reader: _Reader, calculation: str) -> PwXml:
         grid=_three(grid, "nk") if grid is not None else None,
         shift=_three(grid, "k") if grid is not None else None,
         occupations=kind, smearing=None if smearing is None else (smearing.text or "").strip(),
-        degauss=None if smearing is None else 2 * float(smearing.get("degauss", "nan")),
+        degauss=None if smearing is None else round(2 * float(smearing.get("degauss", "nan")), 9),
         scf_iterations=int(reader.number("convergence_info/scf_conv/n_scf_steps", output)),
         scf_accuracy=reader.number("convergence_info/scf_conv/scf_error", output) * HARTREE_EV,
-        ecutwfc=2 * reader.number("basis_set/ecutwfc", output),
-        ecutrho=2 * reader.number("basis_set/ecutrho", output),
+        # In Ry and to the digits people write; twice a hartree is not always that.
+        ecutwfc=round(2 * reader.number("basis_set/ecutwfc", output), 9),
+        ecutrho=round(2 * reader.number("basis_set/ecutrho", output), 9),
         bands=bands, steps=steps, warnings=warnings,
     )
 
