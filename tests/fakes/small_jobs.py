@@ -27,13 +27,9 @@ def nap(seconds, folder):
     marks = Path(folder)
     with (marks / "started").open("a") as file:
         file.write(f"{os.getpid()} {Path.cwd()}\n")
-    code = CodeJob(["sleep", str(seconds)], stdout="out", stderr="err")
-    process = code.run(".")
-    (marks / "sleep_pid").write_text(str(process.pid))
-    try:
-        process.wait()
-    finally:
-        code.terminate(".")
+    script = 'echo $$ > "$1.part"; mv "$1.part" "$1"; exec sleep "$2"'
+    CodeJob(["sh", "-c", script, "nap", str(marks / "sleep_pid"), str(seconds)],
+            stdout="out", stderr="err").run(".")
     with (marks / "ended").open("a") as file:
         file.write("x")
     return seconds
