@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 import uuid
 from typing import TYPE_CHECKING
@@ -41,6 +44,14 @@ def _missing(what: str) -> None:
     if REQUIRE_ALL:
         pytest.fail(f"{what}; scripts/install-system.sh installs what the tests need")
     pytest.skip(what)
+
+
+def _installed(program: str) -> bool:
+    try:
+        find_program(program)
+    except ConfigError:
+        return False
+    return True
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -131,7 +142,7 @@ def _enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateSlurm]:
     """One private Slurm of four virtual nodes for the whole session, with `sacct` if possible."""
     server = PrivateSlurm(tmp_path_factory.mktemp("slurm") / AWKWARD)
-    server.start(nodes=4, cpus=2, accounting=REQUIRE_ALL or shutil.which("slurmdbd") is not None)
+    server.start(nodes=4, cpus=2, accounting=REQUIRE_ALL or _installed("slurmdbd"))
     yield server
     server.stop()
 
@@ -148,6 +159,37 @@ def slurm_project(slurm: PrivateSlurm, project: Path,
     yield project
     slurm.start()
     slurm.cancel_jobs()
+
+
+SMALL_CAMPAIGN = (
+    ("lammps.eos", {"force_field": "Si.sw", "number_of_frames": 5,
+                    "linear_strain": [-0.01, 0.01]}),
+    # Too few SCF steps: corrected once. Far below a converged cutoff and grid: half a second.
+    ("qe.static", {"functional": "pz", "ecutwfc": 12, "k_spacing": 0.6,
+                   "overrides": {"electrons": {"electron_maxstep": 3}}}),
+    # Nothing a correction could do about.
+    ("lammps.static", {"force_field": {"pair_style": "lj/cut 8.0", "elements": ["Si"],
+                                       "pair_coeff": ["1 1 nonsense 1.0"]}}),
+)
+
+
+@pytest.fixture(scope="session")
+def finished_campaign(mongod: Mongod, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a project with a campaign `small` that has run: an EOS, a healed and a failed job.
+
+    Shared by the whole session: look at it, don't change it.
+    """
+    folder = tmp_path_factory.mktemp("finished") / AWKWARD
+    init_project(folder, machine="local", database=mongod.access(name="orionflow_finished"))
+    environment = {**os.environ, **project_environment(folder)}
+    orionflow = Path(sys.executable).with_name("orionflow")
+    for recipe, parameters in SMALL_CAMPAIGN:
+        given = [w for k, v in parameters.items() for w in ("-p", f"{k}={json.dumps(v)}")]
+        subprocess.run([orionflow, "submit", recipe, "Si diamond 5.43", "--campaign", "small",
+                        *given], cwd=folder, env=environment, check=True, capture_output=True)
+    subprocess.run([orionflow, "launch"], cwd=folder, env=environment, check=True, timeout=300,
+                   capture_output=True)
+    return folder
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,6 +61,7 @@ def _start_mariadb(layout: SlurmLayout, environment: dict[str, str]) -> None:
     ready = data / "orionflow-ready"
     log = Path(layout.state) / "mariadb.log"
     if not ready.exists():  # new, or the first attempt was killed half-way
+        shutil.rmtree(data, ignore_errors=True)
         private_folder(data)
         _run([find_program("mariadb-install-db", APT_LINE), "--no-defaults", f"--datadir={data}",
               f"--user={layout.user}", "--skip-test-db", "--skip-name-resolve",

@@ -194,6 +194,9 @@ class PrivateSlurm:
         nodes: dict[str, str] = {}
         states: list[str] = []
         version = ""
+        if not daemons.get("munged") or not daemons.get("slurmctld"):
+            return SlurmStatus(running=False, problems=problems, cpus=layout.cpus,
+                               conf=layout.conf)  # asking would take a minute of retries
         try:
             nodes = self._node_states(layout)
             states = self._ask(layout, "squeue", "-h", "-o", "%T").split()

@@ -210,11 +210,10 @@ def plan_layout(folder: Path, old: SlurmLayout | None, *, nodes: int | None = No
     """
     cores = len(os.sched_getaffinity(0))
     count = nodes if nodes is not None else old.nodes if old else 4
+    _check("nodes", count, 64)
     same = old is not None and old.nodes == count
     each = cpus if cpus is not None else old.cpus if old and same else max(2, cores // count)
-    for name, value, most in (("nodes", count, 64), ("CPUs per node", each, 1024)):
-        if not 1 <= value <= most:
-            raise InputError(f"{name} = {value} is impossible", hint=f"1 to {most}")
+    _check("CPUs per node", each, 1024)
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
     return SlurmLayout(
         runtime=str(_runtime_folder(folder, old)),
@@ -224,6 +223,11 @@ def plan_layout(folder: Path, old: SlurmLayout | None, *, nodes: int | None = No
         nodes=count, cpus=each, memory=max(each, total * 9 // 10 // count),
         accounting=accounting if accounting is not None else bool(old and old.accounting),
     )
+
+
+def _check(name: str, value: int, most: int) -> None:
+    if not 1 <= value <= most:
+        raise InputError(f"{name} = {value} is impossible", hint=f"1 to {most}")
 
 
 def _runtime_folder(folder: Path, old: SlurmLayout | None) -> Path:
