@@ -10,6 +10,7 @@ from orionflow.launchers.context import JobContext, job_context
 from orionflow.launchers.custodian.handlers_lammps import lammps_rules
 from orionflow.launchers.custodian.lammps_base import LammpsRun
 from orionflow.launchers.custodian.lammps_job import LammpsJob
+from orionflow.launchers.custodian.lammps_monitor import lammps_monitors
 from orionflow.launchers.custodian.lammps_script import Script
 from orionflow.launchers.custodian.lammps_walltime import go_on, instrument, write_joined_log
 from orionflow.launchers.custodian.rules import read_text
@@ -62,6 +63,7 @@ def run_lammps(directory: str | Path, input_file: str = "in.lammps",
     given = hash_inputs(folder, [input_file])
     job.load(folder)
     run = LammpsRun(folder=folder, job=job)
+    job.monitors = tuple(lammps_monitors(job.script))
     instrument(job.script, restarts=True)
     continued = _continue(run, given)
     try:

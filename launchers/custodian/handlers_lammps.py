@@ -5,32 +5,60 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from orionflow.launchers.custodian import lammps_input as given
+from orionflow.launchers.custodian import lammps_minimize as minimum
+from orionflow.launchers.custodian import lammps_silent as silent
 from orionflow.launchers.custodian.common import LauncherFailed
-from orionflow.launchers.custodian.lammps_unstable import LostAtoms
+from orionflow.launchers.custodian.lammps_job import STOP_FILE
+from orionflow.launchers.custodian.lammps_pressure import TILTED, Barostat
+from orionflow.launchers.custodian.lammps_unstable import (
+    BoundaryLost,
+    Ladder,
+    NotANumber,
+    Unstable,
+)
 from orionflow.launchers.custodian.lammps_walltime import KilledLammps, Walltime
 
 if TYPE_CHECKING:
     from orionflow.launchers.custodian.lammps_base import LammpsRun
     from orionflow.launchers.custodian.rules import Attempt, Rule
 
+_OUTSIDE = "atoms lie outside the box or the box is wrong: correct the start structure"
+_BONDS = ("bonds are longer at the start than their potential allows: push the chains apart first, "
+          "or correct the bond list and the image flags of the data file")
+
 
 @dataclass
-class UnknownError:
-    """Any other ERROR: the user's to correct."""
+class Stopped:
+    """A file ``STOP`` asked LAMMPS to end."""
 
     run: LammpsRun
-    failure_id: str = "LAMMPS_ERROR"
+    failure_id: str = "LAMMPS_STOPPED"
 
     def find(self, attempt: Attempt) -> str | None:
-        """Return the message and the command it belongs to."""
-        found = self.run.output(attempt)
-        if not found.errors:
+        """Look for the file and the message of `fix halt`."""
+        if not (attempt.folder / STOP_FILE).exists():
             return None
-        return found.errors[0] + (f" (command: {found.last_command})" if found.last_command else "")
+        return next((r.halted for r in self.run.output(attempt).runs if r.halted), None)
 
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:  # noqa: ARG002
-        """Nothing: it would fail the same way."""
+        """Stop, as asked."""
         return None
+
+
+@dataclass
+class Frozen:
+    """Found by its monitor alone."""
+
+    failure_id: str = "LAMMPS_FROZEN"
+
+    def find(self, attempt: Attempt) -> str | None:  # noqa: ARG002
+        """Nothing in a finished output shows it."""
+        return None
+
+    def fix(self, attempt: Attempt, times: int) -> list[str] | None:  # noqa: ARG002
+        """Once more, unchanged."""
+        return [] if times < 1 else None
 
 
 @dataclass
@@ -53,12 +81,54 @@ class Unfinished:
 
 
 def lammps_rules(run: LammpsRun) -> list[Rule]:
-    """Return the rules for one LAMMPS run, in order."""
+    """Return the rules for one LAMMPS run, in order.
+
+    Launcher or killed, walltime, files and resources, messages of LAMMPS from the most special
+    to the most general, an output without an end, and last what LAMMPS calls a success.
+    """
+    ladder = Ladder(run)
+
+    def unstable(failure_id: str, pattern: str, *, start_first: bool = False,
+                 stop_at_start: str = "") -> Unstable:
+        return Unstable(run, ladder, failure_id, pattern, start_first=start_first,
+                        stop_at_start=stop_at_start)
+
     return [
         LauncherFailed("LAMMPS (", failure_id="LAMMPS_NOT_STARTED"),
+        given.OutOfMemory(run),
+        given.DiskFull(run),
         KilledLammps(run=run),
+        Stopped(run),
         Walltime(run),
-        LostAtoms(run),
-        UnknownError(run),
+        given.BrokenRestart(run),
+        given.NeighbourOverflow(run, ladder),
+        given.SmallBox(run),
+        silent.ZeroTemperature(run),
+        Barostat(run, ladder, "LAMMPS_BOX_TILTED", TILTED),
+        unstable("LAMMPS_BOND_MISSING",
+                 r"(?:Bond|Angle|Dihedral|Improper|Shake|Rattle|SHAKE|RATTLE).*atoms? .*missing"),
+        unstable("LAMMPS_FENE", r"Bad FENE bond", stop_at_start=_BONDS),
+        unstable("LAMMPS_KSPACE_RANGE", r"Out of range atoms - cannot compute",
+                 stop_at_start=_OUTSIDE),
+        BoundaryLost(run, ladder),
+        unstable("LAMMPS_LOST_ATOMS", r"Lost atoms: original \d+ current \d+"),
+        unstable("LAMMPS_NON_NUMERIC", r"Non-numeric|simulation unstable", start_first=True),
+        unstable("LAMMPS_UNSTABLE",
+                 r"Shake determinant|Too many neighbor bins|Domain too large for neighbor bins|"
+                 r"(?:Pair distance|Bond length) [<>]|outside surface of region|"
+                 r"Particle on or inside fix wall|Too many timesteps|box has flipped",
+                 stop_at_start=_OUTSIDE),
+        given.Refused(run),
+        given.Crashed(run, ladder),
+        Frozen(),
         Unfinished(run),
+        NotANumber(run, ladder),
+        silent.AtomsGone(run, ladder),
+        Barostat(run, ladder, "LAMMPS_BOX_EXPLODED"),
+        silent.StepsMissing(run),
+        minimum.MinimizeSteps(run),
+        minimum.LineSearch(run),
+        minimum.EnergyTolerance(run),
+        silent.DangerousBuilds(run),
+        silent.EnergyDrift(run),
     ]

@@ -84,6 +84,7 @@ class LammpsOutput:
     started: bool = False
     units: str = "lj"
     atoms: int | None = None
+    atoms_at_start: int | None = None
     box_volume: float | None = None
     cutoff: float | None = None
 
@@ -93,89 +94,127 @@ class LammpsOutput:
         return self.runs[-1] if self.runs else None
 
 
-def parse_output(text: str) -> LammpsOutput:  # noqa: C901, PLR0912, PLR0915  one flat state machine
-    """Read what LAMMPS printed on the screen or into its log."""
-    out = LammpsOutput()
-    block: RunBlock | None = None
-    minimize = False
-    timestep: float | None = None
-    want_header = in_table = False
-    forces = ""
-    for line in text.split("\n"):
+class OutputParser:
+    """Takes the output line by line, as it grows.
+
+    Attributes
+    ----------
+    output
+        What is known so far.
+    """
+
+    def __init__(self) -> None:
+        self.output = LammpsOutput()
+        self._block: RunBlock | None = None
+        self._minimize = False
+        self._timestep: float | None = None
+        self._want_header = False
+        self._in_table = False
+
+    def feed(self, line: str) -> None:
+        """Take one line, without its end."""
         stripped = line.strip()
         if not stripped:
-            continue
+            return
         words = stripped.split()
-        if in_table and block is not None and len(words) == len(block.columns) and all(
-            _NUMBER.match(w) for w in words
-        ):
-            block.rows.append([float(w) for w in words])
-            continue
+        out = self.output
+        if self._row(stripped, words):
+            return
         if stripped.startswith("WARNING"):
             out.warnings.append(stripped)
-            if block is not None and "Wall time limit reached" in stripped:
-                block.timed_out = stripped
+            if self._block is not None and "Wall time limit reached" in stripped:
+                self._block.timed_out = stripped
         elif stripped.startswith("ERROR"):
             if match := _ERROR.match(line):
                 out.errors.append(match["text"])
-            in_table = False
+            self._in_table = False
         elif stripped.startswith("Last command:"):
             out.last_command = stripped.removeprefix("Last command:").strip()
-        elif "Setting up Verlet run" in stripped or "Setting up r-RESPA run" in stripped:
-            minimize, in_table, want_header = False, False, False
-        elif "style minimization" in stripped and stripped.startswith("Setting up"):
-            minimize, in_table, want_header = True, False, False
-        elif stripped.startswith("Unit style"):
-            out.units = words[-1]
-        elif stripped.startswith("Time step") and ":" in stripped:
-            timestep = _float(words[-1])
-        elif stripped.startswith("Per MPI rank memory allocation"):
-            want_header = True
-        elif match := _MULTI.match(stripped):
-            if block is None or not in_table:
-                block = _begin(out, ["Step"], minimize=minimize, timestep=timestep)
-                in_table = True
-            block.rows.append([float(match[1])])
-            want_header = False
-        elif in_table and block is not None and block.columns[0] == "Step" and "=" in words:
-            _multi_row(block, stripped)
-        elif _is_header(words, want_header=want_header):
-            block = _begin(out, words, minimize=minimize, timestep=timestep)
-            in_table, want_header = True, False
-        elif match := _LOOP.match(stripped):
-            if block is None:  # the head of the table was lost
-                block = _begin(out, [], minimize=minimize, timestep=timestep)
-            block.steps, block.atoms = int(match["n"]), int(match["a"])
-            out.atoms = block.atoms
-            in_table = False
-        elif block is not None and stripped.startswith("Stopping criterion ="):
-            block.criterion = stripped.split("=", 1)[1].strip()
-            block.minimize = True
-        elif block is not None and (match := _DANGEROUS.match(stripped)):
-            block.dangerous = int(match["n"]) if match["n"] else -1
-            block.dangerous_line = stripped
-        elif block is not None and stripped.startswith(("Force two-norm", "Force max component")):
-            forces = "norm" if "two-norm" in stripped else "max"
-            pair = _two_floats(stripped.split("=", 1)[-1])
-            if pair and forces == "norm":
-                block.force_norm = pair
-            elif pair:
-                block.force_max = pair
-        elif "halt condition" in stripped and block is not None:
-            block.halted = stripped
         elif stripped.startswith("Total wall time"):
             out.ended = True
-        else:
+        elif not (self._begins(stripped, words) or self._ends(stripped)):
             _setup_line(out, stripped, words)
         out.started = out.started or stripped.startswith("LAMMPS (")
-    return out
+
+    def _row(self, stripped: str, words: list[str]) -> bool:
+        """Take a row of the current table."""
+        block = self._block
+        if not self._in_table or block is None:
+            return False
+        if len(words) == len(block.columns) and all(_NUMBER.match(w) for w in words):
+            block.rows.append([float(w) for w in words])
+            return True
+        if block.columns[:1] == ["Step"] and "=" in words and not stripped.startswith("WARNING"):
+            _multi_row(block, stripped)
+            return True
+        return False
+
+    def _begins(self, stripped: str, words: list[str]) -> bool:
+        """Take what is printed before the first row of a table."""
+        if stripped.startswith("Setting up "):
+            self._minimize = "minimization" in stripped
+            self._in_table = self._want_header = False
+        elif stripped.startswith("Unit style") and ":" in stripped:
+            self.output.units = words[-1]
+        elif stripped.startswith("Time step") and ":" in stripped:
+            self._timestep = _float(words[-1])
+        elif stripped.startswith("Per MPI rank memory allocation"):
+            self._want_header = True
+        elif match := _MULTI.match(stripped):
+            if not self._in_table:
+                self._begin(["Step"])
+            if self._block is not None:
+                self._block.rows.append([float(match[1])])
+        elif _is_header(words, want_header=self._want_header):
+            self._begin(words)
+        else:
+            return False
+        return True
+
+    def _ends(self, stripped: str) -> bool:
+        """Take what is printed after the last row of a table."""
+        if match := _LOOP.match(stripped):
+            if self._block is None or self._block.steps is not None:
+                self._begin([])  # the head of its table was lost
+            if self._block is not None:
+                self._block.steps, self._block.atoms = int(match["n"]), int(match["a"])
+            self.output.atoms = int(match["a"])
+            self._in_table = False
+            return True
+        block = self._block
+        if block is None:
+            return False
+        if stripped.startswith("Stopping criterion ="):
+            block.criterion = stripped.split("=", 1)[1].strip()
+            block.minimize = True
+        elif match := _DANGEROUS.match(stripped):
+            block.dangerous = int(match["n"]) if match["n"] else -1
+            block.dangerous_line = stripped
+        elif stripped.startswith("Force two-norm"):
+            block.force_norm = _two_floats(stripped.split("=", 1)[-1])
+        elif stripped.startswith("Force max component"):
+            block.force_max = _two_floats(stripped.split("=", 1)[-1])
+        elif "halt condition" in stripped:
+            block.halted = stripped
+        else:
+            return False
+        return True
+
+    def _begin(self, columns: list[str]) -> None:
+        self._block = RunBlock(minimize=self._minimize, columns=list(columns),
+                               timestep=self._timestep)
+        if not self.output.runs:
+            self.output.atoms_at_start = self.output.atoms
+        self.output.runs.append(self._block)
+        self._in_table, self._want_header = True, False
 
 
-def _begin(out: LammpsOutput, columns: list[str], *, minimize: bool,
-           timestep: float | None) -> RunBlock:
-    block = RunBlock(minimize=minimize, columns=list(columns), timestep=timestep)
-    out.runs.append(block)
-    return block
+def parse_output(text: str) -> LammpsOutput:
+    """Read what LAMMPS printed on the screen or into its log."""
+    parser = OutputParser()
+    for line in text.split("\n"):
+        parser.feed(line)
+    return parser.output
 
 
 def _is_header(words: list[str], *, want_header: bool) -> bool:

@@ -57,7 +57,8 @@ def header_step(head: bytes) -> int | None:
     """Return the step written at the head of a restart file, also of a cut one.
 
     The head is the magic word, two integers, then pairs of a flag and a value: the version (flag
-    0, text), integer sizes (1-3, 48), units (4, text), the step (5, 64 bits). See write_restart.cpp.
+    0, text), integer sizes (1-3, 48), units (4, text), the step (5, 64 bits), as write_restart.cpp
+    puts them.
     """
     at = len(MAGIC) + 1
     try:

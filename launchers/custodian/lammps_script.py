@@ -90,7 +90,10 @@ def split_comment(line: str) -> tuple[str, str]:
 
 
 def parse(text: str) -> list[Command]:
-    """Return the commands of a script, blank and comment lines among them."""
+    """Return the commands of a script, blank and comment lines among them.
+
+    As in LAMMPS, ``&`` at the end and open triple quotes continue a line even inside a comment.
+    """
     commands: list[Command] = []
     lines = text.split("\n")
     if lines and not lines[-1]:
@@ -98,23 +101,26 @@ def parse(text: str) -> list[Command]:
     at = 0
     while at < len(lines):
         raw = [lines[at]]
-        code, comment = split_comment(lines[at].rstrip("\r"))
+        code = lines[at].rstrip()
         at += 1
-        while at < len(lines) and (
-            code.rstrip().endswith("&") or code.count(_TRIPLE) % 2
-        ):
-            raw.append(lines[at])
-            line = lines[at].rstrip("\r")
-            at += 1
+        while at < len(lines):
             if code.count(_TRIPLE) % 2:
-                code += "\n" + line
-                if code.count(_TRIPLE) % 2 == 0:
-                    code, comment = split_comment(code)
+                code += "\n" + lines[at].rstrip()
+            elif code.endswith("&"):
+                code = code[:-1] + " " + lines[at].rstrip()
             else:
-                more, comment = split_comment(line)
-                code = code.rstrip()[:-1] + " " + more
+                break
+            raw.append(lines[at])
+            at += 1
+        code, comment = split_comment(code)
         commands.append(Command(raw, _WORD.findall(code), comment))
     return commands
+
+
+def as_comment(lines: Sequence[str]) -> list[str]:
+    """Return lines as comments that continue nothing."""
+    safe = (line.replace(_TRIPLE, "(quotes)").rstrip() for line in lines)
+    return [f"{_MARK}was: {line[:-1] + '(&)' if line.endswith('&') else line}" for line in safe]
 
 
 class Script:
@@ -197,13 +203,13 @@ class Script:
     def replace(self, at: int, line: str) -> None:
         """Write another command in place of one, which stays as a comment."""
         old = self.commands[at]
-        new = parse(line + (f"  {old.comment}" if old.comment else ""))
-        new[0].lines[:0] = [f"{_MARK}was: {text}" for text in old.lines]
+        new = parse(line)
+        new[0].lines[:0] = as_comment(old.lines)
         self.commands[at : at + 1] = new
 
     def remove(self, at: int) -> None:
         """Turn a command into a comment."""
-        self.commands[at] = Command([f"{_MARK}was: {line}" for line in self.commands[at].lines])
+        self.commands[at] = Command(as_comment(self.commands[at].lines))
 
     def restore_to(self, other: Script) -> None:
         """Take over all commands of another script."""

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from orionflow.launchers.custodian import lammps_model as model
+
 if TYPE_CHECKING:
     from orionflow.launchers.custodian.lammps_base import LammpsRun
     from orionflow.launchers.custodian.lammps_output import LammpsOutput
     from orionflow.launchers.custodian.lammps_script import Script
 
-# What LAMMPS takes without a `timestep` command, in the units of the style (update.cpp).
-DEFAULT = {"lj": 0.005, "real": 1.0, "metal": 0.001, "si": 1e-8, "cgs": 1e-8, "electron": 0.001,
-           "micro": 2.0, "nano": 0.00045}
-# A time step that suits most systems in these units, and the shortest one worth trying.
-USUAL = {"lj": 0.005, "real": 1.0, "metal": 0.002, "electron": 0.001}
 FLOOR = 1 / 64
 
 
@@ -22,8 +19,8 @@ def shorten_timestep(run: LammpsRun, output: LammpsOutput) -> list[str] | None:
     script = run.script
     units = output.units
     last = output.last_run
-    now = (last.timestep if last else None) or DEFAULT.get(units, 0.005)
-    usual = USUAL.get(units)
+    now = (last.timestep if last else None) or model.DEFAULT_TIMESTEP.get(units, 0.005)
+    usual = model.USUAL_TIMESTEP.get(units)
     factor = 2
     while usual is not None and now / factor > usual:
         factor *= 2
@@ -38,7 +35,7 @@ def scale_timestep(script: Script, units: str, factor: int) -> list[str]:
     places = script.find("timestep")
     first = (script.runs() or [len(script.commands)])[0]
     if not places or places[0] > first:
-        value = DEFAULT.get(units, 0.005)
+        value = model.DEFAULT_TIMESTEP.get(units, 0.005)
         script.insert(first, [f"timestep {value / factor:.10g}"])
         changes.append(f"timestep: {value:.10g} (default) -> {value / factor:.10g}")
         places = [i for i in script.find("timestep") if i != first]

@@ -1,0 +1,93 @@
+"""Boxes that tilt or explode under a barostat."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orionflow.launchers.custodian import lammps_edit as edit
+from orionflow.launchers.custodian import lammps_model as model
+
+if TYPE_CHECKING:
+    from orionflow.launchers.custodian.lammps_base import LammpsRun
+    from orionflow.launchers.custodian.lammps_script import Script
+    from orionflow.launchers.custodian.lammps_unstable import Ladder
+    from orionflow.launchers.custodian.rules import Attempt
+
+TILTED = r"has tilted box too far"
+GROWTH = 8.0
+
+
+@dataclass
+class Barostat:
+    """A barostat that moves the box faster than the atoms can follow.
+
+    Attributes
+    ----------
+    pattern
+        Message; empty for what only a monitor or the table of volumes shows.
+    """
+
+    run: LammpsRun
+    ladder: Ladder
+    failure_id: str
+    pattern: str = ""
+    advice: str | None = None
+    _eased: bool = False
+    _nvt: bool = False
+
+    def find(self, attempt: Attempt) -> str | None:
+        """Look for the message, or for a volume that changed many times over."""
+        output = self.run.output(attempt)
+        if self.pattern:
+            return next((e for e in output.errors if re.search(self.pattern, e)), None)
+        if not has_barostat(self.run.script):
+            return None
+        for block in output.runs:
+            line = exploded(block.column("Volume"))
+            if line and not block.minimize:
+                return line
+        return None
+
+    def fix(self, attempt: Attempt, times: int) -> list[str] | None:  # noqa: ARG002
+        """Damp the barostat over 1000 steps; then constant volume first; then as unstable."""
+        output = self.run.output(attempt)
+        script = self.run.script
+        last = next((r for r in reversed(output.runs) if r.timestep), None)
+        timestep = last.timestep if last else None
+        start = next((r.first_step for r in output.runs if not r.minimize), None)
+        changes: list[str] = []
+        if not self._eased:
+            self._eased = True
+            changes = edit.slow_barostat(
+                script, timestep or model.DEFAULT_TIMESTEP.get(output.units, 0.001))
+        if not changes and not self._nvt:
+            self._nvt = True
+            changes = edit.nvt_first(script, start)
+        return changes or self.ladder.climb(attempt)
+
+
+def exploded(volumes: list[float]) -> str | None:
+    """Return what is wrong with the volumes of a run, or None."""
+    if len(volumes) < 2 or volumes[0] <= 0:  # noqa: PLR2004
+        return None
+    worst = max(volumes, key=lambda v: max(v / volumes[0], volumes[0] / v if v > 0 else GROWTH))
+    ratio = worst / volumes[0]
+    if 1 / GROWTH < ratio < GROWTH:
+        return None
+    return f"Volume {volumes[0]:g} -> {worst:g}"
+
+
+def has_barostat(script: Script) -> bool:
+    """Whether a fix moves the box."""
+    return any(len(c.args) > 2 and c.args[2].split("/")[0] in {"npt", "nph", "press"}  # noqa: PLR2004
+               for c in script.all("fix"))
+
+
+def hasty_barostat(script: Script) -> bool:
+    """Whether a barostat is damped over less than a hundred time steps."""
+    steps = [model.value(script, c.args[0]) for c in script.all("timestep") if c.args]
+    known = [s for s in steps if s]
+    timestep = known[-1] if known else model.DEFAULT_TIMESTEP.get(model.units(script), 0.0)
+    return bool(edit.slow_barostat(script.copy(), timestep, 100))

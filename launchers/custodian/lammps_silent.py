@@ -1,0 +1,222 @@
+"""Results LAMMPS reports as good that are not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orionflow.launchers.custodian import lammps_edit as edit
+from orionflow.launchers.custodian import lammps_model as model
+from orionflow.launchers.custodian.lammps_timestep import shorten_timestep
+from orionflow.launchers.custodian.lammps_unstable import energy_was_sane
+
+if TYPE_CHECKING:
+    from orionflow.launchers.custodian.lammps_base import LammpsRun
+    from orionflow.launchers.custodian.lammps_model import Fix, RunPlan
+    from orionflow.launchers.custodian.lammps_output import RunBlock
+    from orionflow.launchers.custodian.lammps_unstable import Ladder
+    from orionflow.launchers.custodian.rules import Attempt
+
+# Share of the mean kinetic energy by which the total energy of an NVE run may drift, and range.
+DRIFT = 0.05
+RANGE = 0.25
+_COLD = 1e-3
+_CHANGES_NUMBER = ("deposit", "pour", "evaporate", "gcmc", "bond/react", "widom", "sgcmc",
+                   "charge/regulation", "append/atoms")
+
+
+def pairs(run: LammpsRun, attempt: Attempt) -> list[tuple[RunPlan, RunBlock]]:
+    """Return the runs of a linear script with what each printed; none where they don't match."""
+    plans, blocks = model.plans(run.script), run.output(attempt).runs
+    if not run.script.linear or len(plans) != len(blocks):
+        return []
+    return list(zip(plans, blocks, strict=True))
+
+
+@dataclass
+class AtomsGone:
+    """`thermo_modify lost ignore` or `warn`: atoms disappeared without an error."""
+
+    run: LammpsRun
+    ladder: Ladder
+    failure_id: str = "LAMMPS_ATOMS_LOST_SILENTLY"
+    advice: str | None = None
+
+    def find(self, attempt: Attempt) -> str | None:
+        """Compare the number of atoms at the start and at the end of each run."""
+        script, output = self.run.script, self.run.output(attempt)
+        if any(f.style.startswith(_CHANGES_NUMBER) for p in model.plans(script) for f in p.fixes):
+            return None
+        open_box = any("p" not in w for c in script.all("boundary") for w in c.args)
+        before = output.atoms_at_start
+        for block in output.runs:
+            counts = [int(a) for a in block.column("Atoms")]
+            first = counts[0] if counts else before
+            last = block.atoms if block.atoms is not None else (counts[-1] if counts else first)
+            if first is None or last is None or last >= first:
+                before = last
+                continue
+            if open_box and energy_was_sane(block) and last > first // 2:
+                before = last  # evaporated from an open box, as the user allowed
+                continue
+            return f"{first} atoms at the start of the run, {last} at its end"
+        return None
+
+    def fix(self, attempt: Attempt, times: int) -> list[str] | None:  # noqa: ARG002
+        """Treat it as what it hides: an unstable simulation."""
+        return self.ladder.climb(attempt)
+
+
+@dataclass
+class ZeroTemperature:
+    """A thermostat can't heat atoms that do not move."""
+
+    run: LammpsRun
+    failure_id: str = "LAMMPS_ZERO_TEMPERATURE"
+    advice: str | None = None
+
+    def find(self, attempt: Attempt) -> str | None:
+        """Look for the message, or for a thermostat whose atoms stay at rest."""
+        output = self.run.output(attempt)
+        message = next((e for e in output.errors if "cannot be 0.0" in e and "emperature" in e),
+                       None)
+        if message or output.errors:
+            return message
+        for plan, block in pairs(self.run, attempt):
+            target = _target(self.run, plan)
+            temperature = block.column("Temp")
+            if (target and len(temperature) > 1 and block.steps and plan.command.name == "run"
+                    and max(temperature) < _COLD * target[1]):
+                return (f"fix {target[0].style} asks for {target[1]:g}, Temp is "
+                        f"{temperature[-1]:g} after {block.steps} steps")
+        return None
+
+    def fix(self, attempt: Attempt, times: int) -> list[str] | None:
+        """Create velocities at the thermostat's temperature."""
+        script = self.run.script
+        count = max(1, len(self.run.output(attempt).runs))
+        for plan in model.plans(script)[:count][::-1] if script.linear else []:
+            target = _target(self.run, plan)
+            if target is not None and not times:
+                return edit.create_velocities(script, plan.at, target[0].group, target[1])
+        return None
+
+
+def _target(run: LammpsRun, plan: RunPlan) -> tuple[Fix, float] | None:
+    """Return the thermostat of a run and the temperature it starts from."""
+    for fix in plan.fixes:
+        if not model.THERMOSTATS.match(fix.style) or fix.style.startswith("langevin"):
+            continue  # random forces move atoms from rest
+        if fix.style.startswith("temp/"):
+            place = 1 if fix.style.startswith("temp/rescale") else 0
+            words = fix.args[place : place + 2]
+        else:
+            words = fix.keyword("temp", 2)
+        values = [model.value(run.script, w, fix.at) for w in words]
+        if len(values) == 2 and values[0] is not None and values[1] is not None:  # noqa: PLR2004
+            temperature = values[0] or 0.01 * values[1]
+            if temperature > 0:
+                return fix, temperature
+    return None
+
+
+@dataclass
+class DangerousBuilds:
+    """Neighbour lists were rebuilt too late, or nobody looked."""
+
+    run: LammpsRun
+    failure_id: str = "LAMMPS_DANGEROUS_BUILDS"
+    advice: str | None = None
+
+    def find(self, attempt: Attempt) -> str | None:
+        """Look at the statistics after each run."""
+        return next((r.dangerous_line for r in self.run.output(attempt).runs
+                     if r.dangerous and r.steps and not r.minimize), None)
+
+    def fix(self, attempt: Attempt, times: int) -> list[str] | None:
+        """Look at every step; then a wider skin."""
+        script = self.run.script
+        changes = edit.check_neighbours_each_step(script)
+        if not changes and times < 3:  # noqa: PLR2004
+            changes = edit.widen_skin(script, self.run.output(attempt).units, 1.5)
+        return changes or None
+
+
+@dataclass
+class EnergyDrift:
+    """The total energy of a run at constant energy is not constant."""
+
+    run: LammpsRun
+    failure_id: str = "LAMMPS_ENERGY_DRIFT"
+    advice: str | None = None
+
+    def find(self, attempt: Attempt) -> str | None:
+        """Compare drift and range of TotEng with the kinetic energy."""
+        for plan, block in pairs(self.run, attempt):
+            if plan.conserves_energy and block.steps:
+                line = drift(block)
+                if line:
+                    return line
+        return None
+
+    def fix(self, attempt: Attempt, times: int) -> list[str] | None:
+        """Shorten the time step."""
+        if times >= 4:  # noqa: PLR2004  a factor of sixteen
+            return None
+        return shorten_timestep(self.run, self.run.output(attempt))
+
+
+def drift(block: RunBlock) -> str | None:
+    """Return what is wrong with the total energy of a run at constant energy, or None."""
+    total = block.column("TotEng")
+    potential = block.column("PotEng")
+    if not potential:
+        parts = [block.column("E_pair"), block.column("E_mol")]
+        potential = [sum(p) for p in zip(*parts, strict=False)] if all(parts) else []
+    kinetic = block.column("KinEng") or [
+        t - p for t, p in zip(total, potential, strict=False)]
+    if len(total) < 5 or not kinetic:  # noqa: PLR2004  too few to tell drift from noise
+        return None
+    scale = sum(kinetic) / len(kinetic)
+    if scale <= 0:
+        return None
+    count = max(1, len(total) // 5)
+    moved = abs(sum(total[-count:]) - sum(total[:count])) / count / scale
+    spread = (max(total) - min(total)) / scale
+    if moved <= DRIFT and spread <= RANGE:
+        return None
+    return (f"TotEng {total[0]:g} -> {total[-1]:g} at constant energy: drift {moved:.1%}, "
+            f"range {spread:.1%} of the kinetic energy")
+
+
+@dataclass
+class StepsMissing:
+    """LAMMPS ended well, but not all steps asked for were done."""
+
+    run: LammpsRun
+    failure_id: str = "LAMMPS_STEPS_MISSING"
+
+    def find(self, attempt: Attempt) -> str | None:
+        """Compare the steps done with those of the script."""
+        script, blocks = self.run.script, self.run.output(attempt).runs
+        plans = model.plans(script)
+        if not script.linear or any(r.halted for r in blocks):
+            return None  # fix halt is the user's own condition
+        if any(script.all("quit")):
+            return None
+        if len(blocks) < len(plans):
+            return f"{len(plans)} runs in the input, {len(blocks)} in the output"
+        for plan, block in pairs(self.run, attempt):
+            args = plan.command.args
+            wanted = model.value(script, args[0], plan.at) if args else None
+            if plan.command.name == "minimize" or wanted is None or block.steps is None:
+                continue
+            if "upto" in args:
+                wanted -= block.first_step or 0
+            if block.steps < wanted:
+                return f"{block.steps} steps done of {wanted:g} ({plan.command})"
+        return None
+
+    def fix(self, attempt: Attempt, times: int) -> list[str] | None:  # noqa: ARG002
+        """Run it once more."""
+        return [] if times < 1 else None
