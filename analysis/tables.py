@@ -197,7 +197,7 @@ def campaign_table(name: str, *, project: Path | str | None = None) -> pd.DataFr
     for document in _eos_documents(name, project):
         output = document["output"]
         folders = set(output["dir_names"])
-        points |= folders
+        points |= folders | {output.get("relax_dir_name")}
         own = runs[runs["dir_name"].isin(folders)]
         model = _model(output["recipe"])
         row = {

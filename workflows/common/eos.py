@@ -88,11 +88,15 @@ class EosMaker(Maker):
             linear_strain=self.linear_strain, number_of_frames=self.number_of_frames,
             postprocessor=None,
         ).make(structure, prev_dir=prev_dir)
-        result = points.output["relax"]
+        # atomate2 counts the relaxation as a point; another Maker's energy has no place among
+        # those of one Maker.
+        first = 1 if relax else 0
+        result = {name: values[first:] for name, values in points.output["relax"].items()}
         fit = fit_eos(
             volumes=result["volume"], energies=result["energy"], structures=result["structure"],
             dir_names=result["dir_name"], recipe=_recipe(static),
-            code=_code_reference(points, result["energy"][0].uuid),
+            code=_reference(points, result["energy"][0], "code"),
+            relax_dir_name=points.output["relax"]["dir_name"][0] if relax else None,
         )
         fit.name = f"{self.name} fit"
         return Flow([points, fit], output=fit.output, name=self.name)
@@ -119,7 +123,8 @@ def prepared(maker: Maker, structure: Structure) -> Maker:
 
 @job(output_schema=EosDocument)
 def fit_eos(*, volumes: list[float], energies: list[float], structures: list[Structure],
-            dir_names: list[str], recipe: dict[str, Any], code: str | None = None) -> EosDocument:
+            dir_names: list[str], recipe: dict[str, Any], code: str | None = None,
+            relax_dir_name: str | None = None) -> EosDocument:
     """Fit the points of an equation of state.
 
     Parameters
@@ -134,6 +139,8 @@ def fit_eos(*, volumes: list[float], energies: list[float], structures: list[Str
         How the points were computed.
     code
         Executable that computed them.
+    relax_dir_name
+        Folder of the relaxation before, if there was one.
 
     Raises
     ------
@@ -163,7 +170,7 @@ def fit_eos(*, volumes: list[float], energies: list[float], structures: list[Str
         chemsys=structure.composition.chemical_system, nsites=n,
         space_group=group, crystal_system=system,
         volumes=[float(volumes[i]) for i in order], energies=sorted_energies,
-        dir_names=[str(dir_names[i]) for i in order],
+        dir_names=[str(dir_names[i]) for i in order], relax_dir_name=relax_dir_name,
         **asdict(fit), energy_per_atom=fit.e0 / n, volume_per_atom=fit.v0 / n,
         a0=(fit.v0 / n * conventional) ** (1 / 3) if system == "cubic" else None,
         structure=structure, warnings=warnings,
@@ -185,10 +192,16 @@ def _recipe(maker: Maker) -> dict[str, Any]:
     return {"maker": f"{type(maker).__module__}:{type(maker).__qualname__}", "fields": fields}
 
 
-def _code_reference(points: Flow, uuid: str) -> Any:
-    """Return the `code` of the document of a point, where its kind of document has one."""
+def _reference(points: Flow, known: Any, name: str) -> Any:
+    """Return what a job's document has under a name, where its kind of document has it.
+
+    Parameters
+    ----------
+    known
+        A reference to anything else in the same document.
+    """
     for made in points.jobs:
         schema = getattr(made, "output_schema", None)
-        if made.uuid == uuid and "code" in getattr(schema, "model_fields", {}):
-            return made.output.code
+        if made.uuid == known.uuid and name in getattr(schema, "model_fields", {}):
+            return getattr(made.output, name)
     return None

@@ -19,6 +19,8 @@ class EosDocument(BaseModel):
         The points, in order of volume: Å³ and eV, both of the cell that was strained.
     dir_names
         Folder of the run behind each point.
+    relax_dir_name
+        Folder of the relaxation before the points, if there was one.
     v0, e0
         Volume (Å³) and energy (eV) of the same cell at the minimum.
     b0
@@ -47,6 +49,7 @@ class EosDocument(BaseModel):
     volumes: list[float]
     energies: list[float]
     dir_names: list[str]
+    relax_dir_name: str | None = None
     e0: float
     v0: float
     b0: float
