@@ -27,6 +27,7 @@ from orionflow.launchers.services.processes import (
     port_taken,
     private_folder,
     read_state,
+    socket_base,
     wait_for,
     write_private,
 )
@@ -255,7 +256,7 @@ class Mongod:
 
         password = secrets.token_urlsafe(32)
         # Socket names are limited to 107 bytes, hence not in the project.
-        with tempfile.TemporaryDirectory(prefix="orionflow-") as hidden:
+        with tempfile.TemporaryDirectory(prefix="orionflow-", dir=socket_base()) as hidden:
             path = f"{hidden}/mongodb-1.sock"
             process = self._run(mongod, "--bind_ip", path, "--port", "1",
                                 "--unixSocketPrefix", hidden, "--filePermissions", "0600")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import secrets
 import signal
 import socket
+import tempfile
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -203,6 +205,17 @@ def private_folder(path: Path) -> Path:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.chmod(0o700)
     return path
+
+
+def socket_base() -> str:
+    """Return a folder for folders of sockets, whose names may have 107 bytes in all.
+
+    The temporary folder, unless its path is long or holds characters that Slurm's configuration
+    can't.
+    """
+    base = tempfile.gettempdir()
+    short = re.fullmatch(r"[\w/.+-]{1,40}", base)
+    return base if short else "/tmp"  # noqa: S108  callers make a folder of mode 0700 in it
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import pwd
-import re
 import shlex
 import socket
 import stat
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orionflow.errors import InputError
-from orionflow.launchers.services.processes import free_port
+from orionflow.launchers.services.processes import free_port, socket_base
 
 CLUSTER = "private"
 PARTITION = "main"
@@ -238,9 +237,7 @@ def _runtime_folder(folder: Path, old: SlurmLayout | None) -> Path:
     """
     if old is not None and _is_ours(Path(old.runtime)):
         return Path(old.runtime)
-    base = tempfile.gettempdir()
-    if not re.fullmatch(r"[\w/.+-]{1,40}", base):
-        base = "/tmp"  # noqa: S108  the folder in it is made with mode 0700, its owner checked
+    base = socket_base()
     digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]
     path = Path(base) / f"orionflow-{os.geteuid()}-{digest}"
     with suppress(FileExistsError):

@@ -273,6 +273,15 @@ def test_state_naming_an_innocent_process_neither_stops_nor_believes_it(server):
 
 
 @pytest.mark.needs_mongod
+def test_long_temporary_folder_does_not_matter(server, tmp_path, monkeypatch):
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    server.start()
+    assert server.status().running
+
+
+@pytest.mark.needs_mongod
 def test_lost_password_is_replaced_and_data_stay(server):
     old = server.start()
     with server.client() as client:
