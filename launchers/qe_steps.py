@@ -45,10 +45,10 @@ def run_step(folder: Path, step: Step, context: JobContext, *, environment: Mapp
     CodeError
         The code failed and corrections did not help.
     """
-    monitors = _monitors(step, deadline, frozen_after)
     if step.code == "lmp":
         return _run_lammps(folder, step, context, environment=environment, deadline=deadline,
-                           on_correction=on_correction, monitors=monitors)
+                           on_correction=on_correction, frozen_after=frozen_after)
+    monitors = _monitors(deadline, frozen_after)
     found = _read(folder, step)
     stale, watched = patterns(found, folder, environment) if found else (("CRASH",), ())
     job = CodeJob(list(step.command), stdout=f"{step.stem}.out", stderr=f"{step.stem}.err",
@@ -178,12 +178,11 @@ def _prepare(run: QeRun, deadline: float | None) -> list[str]:
             for line in changes]
 
 
-def _monitors(step: Step, deadline: float | None, frozen_after: float | None) -> list[Monitor]:
+def _monitors(deadline: float | None, frozen_after: float | None) -> list[Monitor]:
     silence = 1800.0 if frozen_after is None else frozen_after
     monitors: list[Monitor] = [FrozenMonitor(silence=silence, idle=min(300.0, silence))]
     if deadline is not None:
-        code = "LAMMPS" if step.code == "lmp" else "QE"
-        monitors.append(DeadlineMonitor(deadline, f"{code}_WALLTIME"))
+        monitors.append(DeadlineMonitor(deadline, "QE_WALLTIME"))
     return monitors
 
 
@@ -205,25 +204,13 @@ def _executable(step: Step) -> str:
 def _run_lammps(folder: Path, step: Step, context: JobContext, *,
                 environment: Mapping[str, str],
                 on_correction: Callable[[dict[str, Any]], None], deadline: float | None,
-                monitors: list[Monitor]) -> RunRecord:
-    from orionflow.launchers.custodian.handlers_lammps import lammps_rules
-    from orionflow.launchers.custodian.lammps_base import LammpsRun
-    from orionflow.launchers.custodian.lammps_job import LammpsJob
-    from orionflow.launchers.custodian.lammps_walltime import instrument, write_joined_log
+                frozen_after: float | None) -> RunRecord:
+    from orionflow.launchers.lammps import run_lammps_command
 
     words = list(step.command)
     log = next((words[i + 1] for i, word in enumerate(words[:-1]) if word in {"-log", "-l"}),
                "log.lammps")
-    job = LammpsJob(words, input_file=step.input_file, log=log, stdout=f"{step.stem}.out",
-                    stderr=f"{step.stem}.err", environment=environment, deadline=deadline)
-    job.monitors = (*job.monitors, *monitors)
-    given = hash_inputs(folder, [step.input_file])
-    job.load(folder)
-    run = LammpsRun(folder=folder, job=job)
-    instrument(job.script, restarts=True)
-    try:
-        return run_code(job, lammps_rules(run), context, executable=_executable(step),
-                        directory=folder, deadline=deadline, inputs=given,
-                        on_correction=on_correction)
-    finally:
-        write_joined_log(run)
+    return run_lammps_command(
+        words, folder, step.input_file, context, executable=_executable(step),
+        environment=environment, deadline=deadline, log=log, output=step.stem, stdin=step.stdin,
+        frozen_after=frozen_after, on_correction=on_correction)

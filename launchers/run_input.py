@@ -100,6 +100,7 @@ class Outcome:
     hint: str = ""
     failure_id: str | None = None
     steps: list[RunState] = field(default_factory=list)
+    repairs: list[str] = field(default_factory=list)
 
 
 def parse_steps(words: Sequence[str], folder: Path, code: str | None = None) -> list[Step]:
@@ -162,6 +163,7 @@ def run_input(folder: Path, steps: Sequence[Step], settings: Settings, machine: 
     outcome = Outcome(Exit.DONE, "")
     states: dict[int, RunState] = {}
     repaired: set[str] = set()
+    repairs: list[str] = []
     try:
         refused = _preflight(folder, steps, machine, first=0)
         if refused is not None:
@@ -185,12 +187,15 @@ def run_input(folder: Path, steps: Sequence[Step], settings: Settings, machine: 
             if parent is None:
                 break
             index, changes = parent
-            say(f"{step.stem}: {outcome.failure_id}: {outcome.message}")
-            for change in changes:
-                say(f"  {steps[index].stem}: {change}")
+            said = [f"{step.stem}: {outcome.failure_id}: {outcome.message}",
+                    *(f"  {steps[index].stem}: {change}" for change in changes)]
+            repairs += said
+            for line in said:
+                say(line)
     except KeyboardInterrupt:
         outcome = Outcome(Exit.INTERRUPTED, "interrupted; every process of the code was ended",
                           failure_id="INTERRUPTED")
+    outcome.repairs = repairs
     return _finish(folder, steps, outcome, states, say)
 
 
@@ -261,6 +266,7 @@ def _preflight(folder: Path, steps: Sequence[Step], machine: MachineProfile, *,
                first: int) -> Outcome | None:
     """Look at the inputs not run yet; files a step before will write are not missed."""
     from orionflow.launchers import preflight_qe
+    from orionflow.launchers.preflight_lammps import check_lammps
 
     for index in range(first, len(steps)):
         step = steps[index]
@@ -272,6 +278,13 @@ def _preflight(folder: Path, steps: Sequence[Step], machine: MachineProfile, *,
         if not (folder / step.input_file).is_file():
             return Outcome(Exit.REFUSED, f"there is no input file {step.input_file} in {folder}",
                            "check the name in the command", "INPUT_MISSING")
+        if step.code == "lmp":
+            problem = check_lammps(folder, step.input_file, step.command)
+            # A later step may read what an earlier one writes.
+            if problem is not None and (index == first or "no file" not in problem.message):
+                return Outcome(Exit.TRANSIENT if problem.transient else Exit.REFUSED,
+                               problem.message, problem.hint, problem.failure_id)
+            continue
         check = {"pw.x": preflight_qe.check_pw, "ph.x": preflight_qe.check_ph}.get(step.code)
         variables = {**os.environ, **_environment(machine, fortran=True)}
         problem = check(folder, step.input_file, variables, parents=index == first) if check else (
@@ -338,12 +351,14 @@ def _finish(folder: Path, steps: Sequence[Step], outcome: Outcome, states: dict[
         elif index not in states and (state := read_state(folder, own.name)) is not None:
             outcome.steps.append(state)
     if outcome.exit_code is Exit.DONE:
-        corrections = sum(len(state.corrections) for state in outcome.steps)
+        corrections = sum(len(state.corrections) for state in outcome.steps) + len(
+            [line for line in outcome.repairs if not line.startswith(" ")])
         outcome.message = (f"all checks passed after {corrections} correction(s)" if corrections
                            else "all checks passed")
     summary = {
         "exit_code": int(outcome.exit_code), "meaning": EXIT_MEANING[outcome.exit_code],
         "message": outcome.message, "hint": outcome.hint, "failure_id": outcome.failure_id,
+        "repairs": outcome.repairs,
         "steps": [state.model_dump(mode="json") for state in outcome.steps],
     }
     try:
@@ -356,6 +371,9 @@ def _finish(folder: Path, steps: Sequence[Step], outcome: Outcome, states: dict[
 
 def _story(outcome: Outcome) -> str:
     parts = [story(state) for state in outcome.steps]
+    if outcome.repairs:
+        parts.append("\n".join(["# Earlier steps changed", "", *(
+            f"- {line.strip()}" for line in outcome.repairs)]) + "\n")
     if outcome.exit_code in {Exit.REFUSED, Exit.USAGE} or not parts:
         refused = Failure(failure_id=outcome.failure_id or "", evidence=outcome.message,
                           advice=outcome.hint)

@@ -15,9 +15,11 @@ from orionflow.launchers.custodian.lammps_unstable import (
     BoundaryLost,
     Ladder,
     NotANumber,
+    Stretched,
     Unstable,
 )
 from orionflow.launchers.custodian.lammps_walltime import KilledLammps, Walltime
+from orionflow.launchers.custodian.watch import FROZEN_ID, Frozen
 
 if TYPE_CHECKING:
     from orionflow.launchers.custodian.lammps_base import LammpsRun
@@ -44,21 +46,6 @@ class Stopped:
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:  # noqa: ARG002
         """Stop, as asked."""
         return None
-
-
-@dataclass
-class Frozen:
-    """Found by its monitor alone."""
-
-    failure_id: str = "LAMMPS_FROZEN"
-
-    def find(self, attempt: Attempt) -> str | None:  # noqa: ARG002
-        """Nothing in a finished output shows it."""
-        return None
-
-    def fix(self, attempt: Attempt, times: int) -> list[str] | None:  # noqa: ARG002
-        """Once more, unchanged."""
-        return [] if times < 1 else None
 
 
 @dataclass
@@ -120,10 +107,11 @@ def lammps_rules(run: LammpsRun) -> list[Rule]:
                  stop_at_start=_OUTSIDE),
         given.Refused(run),
         given.Crashed(run, ladder),
-        Frozen(),
+        Frozen("LAMMPS_FROZEN"), Frozen(FROZEN_ID),
         Unfinished(run),
         NotANumber(run, ladder),
         silent.AtomsGone(run, ladder),
+        Stretched(run, ladder),
         Barostat(run, ladder, "LAMMPS_BOX_EXPLODED"),
         silent.StepsMissing(run),
         minimum.MinimizeSteps(run),

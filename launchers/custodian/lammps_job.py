@@ -36,9 +36,10 @@ class LammpsJob(CodeJob):
     def __init__(self, command: Sequence[str], *, input_file: str, log: str = "log.lammps",
                  stdout: str = "lammps.out", stderr: str = "lammps.err",
                  environment: Mapping[str, str] | None = None,
-                 deadline: float | None = None) -> None:
+                 deadline: float | None = None, stdin: str | None = None) -> None:
         super().__init__(command, stdout=stdout, stderr=stderr, environment=environment,
-                         stale=(log,), inputs=(input_file, PREFIX + input_file))
+                         stale=(log,) if log != "none" else (), stdin=stdin,
+                         inputs=(input_file, PREFIX + input_file))
         self.log = log
         self.input_file = input_file
         self.own_command = list(command)
@@ -71,7 +72,10 @@ class LammpsJob(CodeJob):
                     self.given.text()):
                 script.replace(i, " ".join(["jump", "SELF", *script.commands[i].words[2:]]))
         text = script.text()
-        if text == self.given.text():
+        unchanged = text == self.given.text()
+        if self.stdin is not None:
+            self.stdin = self.input_file if unchanged else self.active_file
+        if unchanged:
             return list(self.own_command)
         (folder / self.active_file).write_text(text, errors="surrogateescape")
         return [self.active_file if self._is_input(i) else word
@@ -80,7 +84,7 @@ class LammpsJob(CodeJob):
     def _is_input(self, at: int) -> bool:
         command = self.own_command
         return at > 0 and command[at] == self.input_file and command[at - 1] in {
-            "-in", "-i", "-input"}
+            "-in", "-i", "-inp", "-input", "--input"}
 
     def _timed(self) -> Script:
         """Return the script with the time left as `timer timeout`."""
@@ -90,7 +94,10 @@ class LammpsJob(CodeJob):
         if seconds is None or at is None:
             return script
         for i in script.find("timer"):
-            if "timeout" in script.commands[i].words:
+            words = script.commands[i].words
+            if "timeout" in words[:-1]:
+                own = timer_seconds(words[words.index("timeout") + 1])
+                seconds = min(seconds, own) if own is not None and i < at else seconds
                 script.remove(i)
         script.insert(at, [f"timer timeout {clock(seconds)} every {_CHECK_EVERY}"])
         return script
@@ -109,6 +116,15 @@ _CHECK_EVERY = 10
 def margin(seconds: float) -> float:
     """Return the time kept back at the end of an allocation, s."""
     return min(120.0, max(3.0, 0.05 * seconds))
+
+
+def timer_seconds(word: str) -> float | None:
+    """Return the seconds of a LAMMPS time (``H:MM:SS``, ``MM:SS`` or seconds); None for `off`."""
+    try:
+        parts = [float(p) for p in word.split(":")]
+    except ValueError:
+        return None
+    return sum(p * 60.0**i for i, p in enumerate(reversed(parts)))
 
 
 def clock(seconds: float) -> str:

@@ -47,7 +47,7 @@ class MinimizeSteps:
                      and not _as_asked(self.run, b)), None)
 
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:
-        """Allow five times as many, then more; where the force does not fall, another minimiser too."""
+        """Allow five times as many, then more; another minimiser where the force stays."""
         if times >= len(_FACTORS):
             return None
         block = results(self.run.output(attempt))[-1]

@@ -15,6 +15,7 @@ from orionflow.launchers.custodian.lammps_pressure import (
     hasty_barostat,
 )
 from orionflow.launchers.custodian.lammps_unstable import nan_row
+from orionflow.launchers.custodian.watch import FrozenMonitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from orionflow.launchers.custodian.lammps_script import Script
 
 _CHUNK = 4 * 2**20
+PATIENCE = 600.0
+_FOR_EVER = 10 * 365 * 86400.0
 
 
 @dataclass
@@ -98,7 +101,7 @@ class Hanging:
     watch: _Watch
     interval: int
     failure_id: str = "LAMMPS_BOX_EXPLODED"
-    patience: float = 20.0
+    patience: float = 15.0
 
     def look(self, job: CodeJob, folder: Path) -> str | None:
         """Wait for the second row."""
@@ -108,7 +111,7 @@ class Hanging:
             return None
         before = self.watch.rows_at[0] - self.watch.begun_at if self.watch.rows_at else 0.0
         silence = time.time() - self.watch.grown_at
-        if silence < max(self.patience, 3 * before * self.interval):
+        if silence < max(self.patience, before * self.interval):
             return None
         return (f"no output for {silence:.0f} s after the first row: the barostat damping is far "
                 "below 1000 time steps")
@@ -119,7 +122,7 @@ class Hanging:
 
 
 @dataclass
-class Frozen:
+class SlowRows:
     """No output for far longer than a thermo line takes.
 
     Attributes
@@ -130,7 +133,7 @@ class Frozen:
 
     watch: _Watch
     failure_id: str = "LAMMPS_FROZEN"
-    patience: float = 600.0
+    patience: float = PATIENCE
 
     def look(self, job: CodeJob, folder: Path) -> str | None:
         """Compare the silence with the time between thermo lines so far."""
@@ -156,10 +159,18 @@ class Frozen:
         return self.patience
 
 
-def lammps_monitors(script: Script) -> list[Monitor]:
-    """Return the monitors for one script; all read the output once."""
+def lammps_monitors(script: Script, frozen_after: float | None = None) -> list[Monitor]:
+    """Return the monitors for one script; all read the output once.
+
+    A run that computes may print nothing for hours; only one that has shown how long a row takes,
+    or that does not even use the processor, is taken for frozen.
+    """
     watch = _Watch()
-    monitors: list[Monitor] = [Exploding("LAMMPS_NAN", nan_row, watch), Frozen(watch)]
+    silence = PATIENCE if frozen_after is None else frozen_after
+    monitors: list[Monitor] = [
+        Exploding("LAMMPS_NAN", nan_row, watch), SlowRows(watch, patience=silence),
+        FrozenMonitor(silence=_FOR_EVER, idle=min(300.0, silence)),
+    ]
     if has_barostat(script):
         monitors.insert(0, Exploding("LAMMPS_BOX_EXPLODED", _volume, watch))
         interval = _thermo_interval(script)

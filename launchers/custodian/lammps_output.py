@@ -14,6 +14,7 @@ _ERROR = re.compile(r"^\s*ERROR(?: on proc \d+)?: (?P<text>.*?)\s*(?:\((?P<where
 _LOOP = re.compile(
     r"^Loop time of (?P<s>\S+) on \d+ procs? for (?P<n>\d+) steps with (?P<a>\d+) atoms")
 _DANGEROUS = re.compile(r"^Dangerous builds (?:= (?P<n>\d+)|not checked)")
+_MOST_WARNINGS = 100
 _MULTI = re.compile(r"^-+ Step\s+(\d+) -+ CPU")
 _PAIR = re.compile(r"(\w[\w\[\]]*)\s*=\s*([-+]?(?:\d\S*|nan|inf))")
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf)$")
@@ -47,6 +48,7 @@ class RunBlock:
     force_norm: tuple[float, float] | None = None
     force_max: tuple[float, float] | None = None
     timed_out: str = ""
+    stretched: str = ""
     halted: str = ""
 
     def column(self, *names: str) -> list[float]:
@@ -121,12 +123,9 @@ class OutputParser:
         if self._row(stripped, words):
             return
         if stripped.startswith("WARNING"):
-            out.warnings.append(stripped)
-            if self._block is not None and "Wall time limit reached" in stripped:
-                self._block.timed_out = stripped
-        elif stripped.startswith("ERROR"):
-            if match := _ERROR.match(line):
-                out.errors.append(match["text"])
+            self._warning(stripped)
+        elif match := _ERROR.match(line):
+            out.errors.append(match["text"])
             self._in_table = False
         elif stripped.startswith("Last command:"):
             out.last_command = stripped.removeprefix("Last command:").strip()
@@ -135,6 +134,14 @@ class OutputParser:
         elif not (self._begins(stripped, words) or self._ends(stripped)):
             _setup_line(out, stripped, words)
         out.started = out.started or stripped.startswith("LAMMPS (")
+
+    def _warning(self, stripped: str) -> None:
+        if len(self.output.warnings) < _MOST_WARNINGS:
+            self.output.warnings.append(stripped)
+        if self._block is not None and "Wall time limit reached" in stripped:
+            self._block.timed_out = stripped
+        if self._block is not None and "FENE bond too long" in stripped:
+            self._block.stretched = stripped
 
     def _row(self, stripped: str, words: list[str]) -> bool:
         """Take a row of the current table."""

@@ -218,6 +218,25 @@ class Unstable:
 
 
 @dataclass
+class Stretched:
+    """FENE bonds beyond their range until the end: a warning only, but no result."""
+
+    run: LammpsRun
+    ladder: Ladder
+    failure_id: str = "LAMMPS_FENE"
+    advice: str | None = None
+
+    def find(self, attempt: Attempt) -> str | None:
+        """Look for warnings within the last run."""
+        last = self.run.output(attempt).last_run
+        return (last.stretched or None) if last is not None else None
+
+    def fix(self, attempt: Attempt, times: int) -> list[str] | None:  # noqa: ARG002
+        """Take the next step of the ladder."""
+        return self.ladder.climb(attempt)
+
+
+@dataclass
 class NotANumber:
     """nan or inf in the thermo table, which LAMMPS itself does not mind."""
 

@@ -6,9 +6,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from orionflow.launchers.custodian import lammps_model as model
 from orionflow.launchers.custodian.common import Killed
 from orionflow.launchers.custodian.lammps_dump import cut_dumps
-from orionflow.launchers.custodian.lammps_job import margin
+from orionflow.launchers.custodian.lammps_job import clock, margin, timer_seconds
 from orionflow.launchers.custodian.lammps_output import parse_output
 from orionflow.launchers.custodian.lammps_restart import continuation, newest_restart
 from orionflow.launchers.custodian.rules import read_text
@@ -19,8 +20,17 @@ if TYPE_CHECKING:
     from orionflow.launchers.custodian.rules import Attempt
 
 SHORTEST = 5.0
+LONG = 20_000
 LAST_RESTART = "orionflow.last.restart"
 RESTARTS = ("orionflow.a.restart", "orionflow.b.restart")
+
+
+def needs_restarts(script: Script) -> bool:
+    """Whether a run is long, or stops itself by a timer of its own."""
+    if any("timeout" in c.words for c in script.all("timer")):
+        return True
+    steps = [model.value(script, c.args[0]) for c in script.all("run") if c.args]
+    return sum(s for s in steps if s is not None) >= LONG
 
 
 def instrument(script: Script, *, restarts: bool) -> None:
@@ -35,7 +45,7 @@ def instrument(script: Script, *, restarts: bool) -> None:
     """
     own = any(c.args[:1] != ["0"] for c in script.all("restart"))
     steps = [int(c.args[0]) for c in script.all("run") if c.args and c.args[0].isdigit()]
-    restarts = restarts and script.linear
+    restarts = restarts and script.linear and not any("pre" in c.words for c in script.all("run"))
     for i in reversed(script.runs()):
         if restarts:
             script.insert(i + 1, [f"write_restart {LAST_RESTART}"])
@@ -82,6 +92,21 @@ def go_on(run: LammpsRun, script: Script, text: str, not_before: float = 0.0) ->
     return changes
 
 
+def lengthen_timer(script: Script, factor: int = 10) -> list[str]:
+    """Give a script more time where it limits itself; the deadline still holds."""
+    changes = []
+    for at in script.find("timer"):
+        words = list(script.commands[at].words)
+        if "timeout" in words[:-1]:
+            place = words.index("timeout") + 1
+            seconds = timer_seconds(words[place])
+            if seconds is not None:
+                old, words[place] = words[place], clock(seconds * factor)
+                changes.append(f"timer timeout: {old} -> {words[place]}")
+                script.replace(at, " ".join(words))
+    return changes
+
+
 @dataclass
 class Walltime:
     """LAMMPS stopped by `timer timeout` before all steps were done."""
@@ -103,11 +128,14 @@ class Walltime:
             return None
         started = time.time() - attempt.seconds - 1.0
         done = go_on(self.run, self.run.script, attempt.stdout, started)
+        longer = lengthen_timer(self.run.script)
+        if isinstance(done, str) and longer and left == float("inf"):
+            return longer  # the input's own limit, and nothing else limits the time here
         if isinstance(done, str):
             self.advice = f"it could not go on: {done}"
             self.transient = False
             return None
-        return done
+        return [*done, *longer]
 
 
 @dataclass
