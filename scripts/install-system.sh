@@ -28,7 +28,7 @@ fi
 
 # Nothing of what we install shall run as a system service: a service that can't start (Slurm
 # without a configuration) would fail the installation, and our own are started per project.
-policy=/usr/sbin/policy-rc.d
+policy=${POLICY_RC_D:-/usr/sbin/policy-rc.d}
 log=$(mktemp)
 made_policy=no
 cleanup() {

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 APT_LINE = "sudo apt-get install slurm-wlm munge"
+LOG_BYTES = 10_000_000
 # Where Debian puts daemons; not on everybody's PATH.
 _SBIN = os.pathsep.join(["/usr/local/sbin", "/usr/sbin", "/sbin"])
 
@@ -64,6 +65,17 @@ def last_error(log: Path, since: int = 0) -> str:
     with log.open(errors="replace") as file:
         file.seek(since)
         return _errors(file.read())
+
+
+def bound_logs(folder: Path) -> None:
+    """Begin anew every log of a folder that has grown large; the old text stays in ``*.log.1``.
+
+    The files are cut in place: daemons append, so they need not be told.
+    """
+    for log in folder.glob("*.log"):
+        if log_size(log) > LOG_BYTES:
+            shutil.copyfile(log, log.with_name(f"{log.name}.1"))
+            os.truncate(log, 0)
 
 
 def _errors(text: str) -> str:

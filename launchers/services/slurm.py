@@ -24,7 +24,13 @@ from orionflow.launchers.services.processes import (
     wait_for,
     write_private,
 )
-from orionflow.launchers.services.programs import find_program, last_error, log_size, start_daemon
+from orionflow.launchers.services.programs import (
+    bound_logs,
+    find_program,
+    last_error,
+    log_size,
+    start_daemon,
+)
 from orionflow.launchers.services.slurm_config import (
     COMMANDS,
     SlurmLayout,
@@ -139,6 +145,7 @@ class PrivateSlurm:
                 new = plan_layout(self.folder, old, nodes=nodes, cpus=cpus,
                                   accounting=accounting, new_ports=True)
             self._prepare(new)
+            bound_logs(self.folder)
             since = log_size(self.folder / "slurmctld.log")
             self._start_daemons(new)
             self._wait_ready(new, since)

@@ -303,6 +303,23 @@ def test_two_starts_at_once_make_one_slurm(tmp_path):
 
 
 @pytest.mark.needs_slurm
+def test_large_logs_begin_anew_under_running_daemons(own, tmp_path, monkeypatch, wait_until):
+    own.start(nodes=1)
+    monkeypatch.setattr(programs, "LOG_BYTES", 100)
+    log = own.folder / "slurmctld.log"
+    before = log.read_text()
+    own.start()
+    monkeypatch.undo()
+    assert log.with_name("slurmctld.log.1").read_text().startswith(before)
+    assert before not in log.read_text()
+    job = submit(own, "true", cwd=tmp_path)
+    wait_until(lambda: ended(own, job))
+    # It goes on at the start of the file, without a hole of zero bytes.
+    wait_until(lambda: (f"JobId={job}" in log.read_text(), log.read_text()))
+    assert "\0" not in log.read_text()
+
+
+@pytest.mark.needs_slurm
 def test_long_project_path_works(tmp_path, wait_until):
     deep = tmp_path.joinpath(*["a 'very' long \"name\" of a folder" for _ in range(5)])
     own = PrivateSlurm.of(deep)
