@@ -39,7 +39,8 @@ __all__ = ["PwMaker", "RelaxMaker", "StaticMaker", "VcRelaxMaker", "k_grid"]
 
 Occupations = Literal["smearing", "fixed", "tetrahedra_opt", "tetrahedra"]
 Smearing = Literal["mv", "gauss", "mp", "fd"]
-CellDofree = Literal["all", "volume", "shape", "xyz", "x", "y", "z", "xy", "xz", "yz", "2Dxy",
+# Without "volume" and "ibrav", which pw.x refuses for ibrav = 0, as all our inputs have.
+CellDofree = Literal["all", "shape", "xyz", "x", "y", "z", "xy", "xz", "yz", "2Dxy",
                      "2Dshape", "epitaxial_ab", "epitaxial_ac", "epitaxial_bc"]
 # Set by `for_structure`, not by people.
 _INTERNAL = {"internal": True}
@@ -332,7 +333,8 @@ class VcRelaxMaker(RelaxMaker):
     pressure_threshold
         Largest deviation of a stress component at the end, kbar.
     cell_dofree
-        What of the cell may change: ``all``, ``volume``, ``shape``, ``xyz`` ... as in pw.x.
+        What of the cell may change: ``all``, ``shape``, ``z``, ``2Dxy`` ... as in pw.x. Directions
+        are Cartesian; where they break the symmetry, add ``nosym`` to the overrides.
     """
 
     name: str = "qe vc-relax"
