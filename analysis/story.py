@@ -188,11 +188,14 @@ def _document(story: JobStory, project: Path | str | None) -> dict[str, Any] | N
         return None
     with reading(project) as store:
         found = store.docs_store.query_one(
-            {"uuid": story.uuid, "metadata.fw_id": story.fw_id},
+            {"uuid": story.uuid, "metadata.fw_id": story.fw_id,
+             "output.provenance.run": {"$exists": True}},
             properties=["output.provenance.run"], sort={"completed_at": -1})
-    provenance = ((found or {}).get("output") or {}).get("provenance") or {}
-    run = provenance.get("run")
-    return dict(run) if run else None
+    if found is None:
+        return None  # a job that ran no code
+    # As in the folder's record: times as text.
+    return {key: value.isoformat() if isinstance(value, datetime) else value
+            for key, value in found["output"]["provenance"]["run"].items()}
 
 
 def _uuid(firework: Mapping[str, Any]) -> str | None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,12 +27,19 @@ from orionflow.launchers.services.slurm import PrivateSlurm, slurm_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from fireworks import LaunchPad
     from jobflow import JobStore
 
-REQUIRE_ALL = bool(os.environ.get("ORIONFLOW_REQUIRE_ALL"))
+# The caller's own project and settings are none of the tests' business, session fixtures included.
+_REQUIRED = os.environ.get("ORIONFLOW_REQUIRE_ALL") or os.environ.get("TESTS_REQUIRE_ALL")
+for _name in [n for n in os.environ if n.startswith("ORIONFLOW_")]:
+    del os.environ[_name]
+for _name in ("JOBFLOW_CONFIG_FILE", "FW_CONFIG_FILE", "SLURM_CONF"):
+    os.environ.pop(_name, None)
+if _REQUIRED:
+    os.environ["TESTS_REQUIRE_ALL"] = "1"  # workers of pytest-xdist inherit it
+REQUIRE_ALL = bool(_REQUIRED)
 AWKWARD = "pro ject's"
 # For tests that call mpirun themselves: as root in containers, on cores other tests use too.
 os.environ.update({"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
@@ -58,7 +65,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Check the needs of a test before its fixtures start anything."""
     for marker in item.iter_markers("needs_code"):
         for executable in marker.args:
-            if shutil.which(executable) is None:
+            if not _installed(executable):
                 _missing(f"{executable} is not installed")
     try:
         if item.get_closest_marker("needs_mongod"):
@@ -68,15 +75,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
                 find_program(program)
     except ConfigError as error:
         _missing(str(error))
-
-
-@pytest.fixture(autouse=True)
-def _no_project_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the caller's own project and settings out of the tests."""
-    for name in list(os.environ):
-        if (name.startswith("ORIONFLOW_") and name != "ORIONFLOW_REQUIRE_ALL") or name in {
-                "JOBFLOW_CONFIG_FILE", "FW_CONFIG_FILE"}:
-            monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session")

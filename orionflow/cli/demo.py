@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -140,7 +141,7 @@ def _stop_services(project: Path) -> None:
     with console(stderr=True).status("stopping the services"):
         PrivateSlurm.of(project).stop()
         Mongod(project / ".orionflow" / "mongo").stop()
-    _say("Slurm and MongoDB stopped; all results are kept")
+    _say("services stopped; all results are kept")
 
 
 def _campaign(launchpad: LaunchPad) -> str:
@@ -292,6 +293,9 @@ def _report(project: Path, campaign: str, last: Snapshot, seconds: float) -> Non
 def _look_further(project: Path, campaign: str, *, running: bool) -> None:
     start = [] if running else ["orionflow db start"]
     stop = ["orionflow slurm stop; orionflow db stop    # when done"] if running else []
+    own = Path(sys.executable).parent
+    if Path(shutil.which("orionflow") or "/").parent != own:  # a venv that is not activated
+        start.insert(0, f"export PATH={shlex.quote(str(own))}:$PATH")
     lines = [
         "", "To look further:", "", f"  cd {shlex.quote(str(project))}", *(f"  {s}" for s in start),
         f"  orionflow show --campaign {campaign}",
