@@ -15,7 +15,7 @@ import re
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -160,13 +160,14 @@ class _Cron:
         from orionflow.launchers.launchpad import open_launchpad
         from orionflow.launchers.recovery import recover
 
-        pad = open_launchpad(self.project)
-        self.report.recovered = [s.describe() for s in recover(self.project, pad)]
+        with closing(open_launchpad(self.project)) as pad:
+            self.report.recovered = [s.describe() for s in recover(self.project, pad)]
+            ready = self._ready(pad)
         if self.machine.scheduler != "slurm":
             self.report.note = (f"machine {self.machine.name!r} has no queue; "
                                 "`orionflow launch` runs the jobs")
             return
-        self.report.ready = self._ready(pad)
+        self.report.ready = ready
         if not self.report.ready:
             self.report.note = "no READY job that an allocation can take"
             return

@@ -53,6 +53,10 @@ class ProjectLaunchPad(LaunchPad):
                   "mongoclient_kwargs")
         return cls(**{name: d[name] for name in fields if d.get(name) is not None})
 
+    def close(self) -> None:
+        """Close the connection."""
+        self.connection.close()
+
     def prepare(self) -> None:
         """Make counters and indexes where they are missing; harmless at any time."""
         last = self.fireworks.find_one({}, {"fw_id": 1}, sort=[("fw_id", DESCENDING)])

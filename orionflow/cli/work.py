@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -197,7 +198,8 @@ def recover(
     from orionflow.workflows.compile import project_of
 
     project = project_of()
-    steps = run(project, open_launchpad(project), dry_run=dry_run)
+    with closing(open_launchpad(project)) as pad:
+        steps = run(project, pad, dry_run=dry_run)
     if output is not None:
         dump([step.to_dict() for step in steps], output)
         return
@@ -224,7 +226,7 @@ def cron(
     report = run_cron(project_of())
     if output is not None:
         dump(report.to_dict(), output)
-    elif verbose or report.problem:
+    elif verbose or (report.problem and not report.try_later) or sys.stderr.isatty():
         print(report.describe(), file=sys.stderr if report.problem else sys.stdout)
     if report.problem:
         raise typer.Exit(EXIT_TRY_LATER if report.try_later else 1)
@@ -237,9 +239,8 @@ def _store(project: Path, ready: Sequence[Workflow]) -> list[SubmitResult]:
     from orionflow.launchers.launchpad import open_launchpad
     from orionflow.workflows.compile import store_workflow
 
-    pad = open_launchpad(project)
     results = []
-    with _progress(len(ready), "submitting") as step:
+    with closing(open_launchpad(project)) as pad, _progress(len(ready), "submitting") as step:
         for wf in ready:
             results.append(store_workflow(wf, launchpad=pad))
             step(wf.name)

@@ -64,7 +64,8 @@ def resources_seen():
 @job
 def replaces():
     first = add(1, 1)
-    return Response(replace=Flow([first, add(first.output, 1)], name="inner"))
+    second = add(first.output, 1)
+    return Response(replace=Flow([first, second], output=second.output, name="inner"))
 
 
 @job

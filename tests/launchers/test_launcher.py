@@ -294,10 +294,9 @@ def test_orphans_of_a_dead_launcher_are_killed(project, pad, marks, wait_until):
     """A process that escaped the death signal, as a job's own daemon would."""
     submit(small_jobs.nap(600, str(marks)))
     process = small_jobs.command("orionflow", "launch")
-    wait_started(marks, wait_until)
-    environment = dict(
-        item.split("=", 1) for item in
-        Path(f"/proc/{(marks / 'sleep_pid').read_text()}/environ").read_text().split("\0") if item)
+    sleep = wait_started(marks, wait_until)
+    variables = Path(f"/proc/{sleep}/environ").read_text().split("\0")
+    environment = dict(item.split("=", 1) for item in variables if item)
     orphan = subprocess.Popen(["sleep", "600"], env=environment, start_new_session=True)
     kill(process)
     steps = recover(project, pad)
