@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from orionflow.launchers.record import RunRecord
     from orionflow.workflows.qe.outputs import PwStdout, PwXml
-    from orionflow.workflows.qe.pseudos import Cutoffs, Pseudo
+    from orionflow.workflows.qe.pseudos import Cutoffs
+    from orionflow.workflows.qe.upf import Pseudo
     from orionflow.workflows.schemas.qe import QeTaskDocument
 
 INPUT = "pw.in"

@@ -18,12 +18,8 @@ from orionflow.settings import load_settings
 from orionflow.units import RYDBERG_EV
 from orionflow.workflows.qe import _base, inputs
 from orionflow.workflows.qe.inputs import k_grid
-from orionflow.workflows.qe.pseudos import (
-    Cutoffs,
-    choose_cutoffs,
-    choose_pseudos,
-    functional_name,
-)
+from orionflow.workflows.qe.pseudos import Cutoffs, choose_cutoffs, choose_pseudos
+from orionflow.workflows.qe.upf import functional_name
 from orionflow.workflows.schemas.base import FileHash
 from orionflow.workflows.schemas.qe import QeTaskDocument
 from orionflow.workflows.structures import check_structure
@@ -33,7 +29,7 @@ if TYPE_CHECKING:
 
     from jobflow import Job
 
-    from orionflow.workflows.qe.pseudos import Pseudo
+    from orionflow.workflows.qe.upf import Pseudo
 
 __all__ = ["PwMaker", "RelaxMaker", "StaticMaker", "VcRelaxMaker", "k_grid"]
 

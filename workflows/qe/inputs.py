@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ase import Atoms
     from pymatgen.core import Structure
 
-    from orionflow.workflows.qe.pseudos import Pseudo
+    from orionflow.workflows.qe.upf import Pseudo
 
 PREFIX = "pw"
 OUTDIR = "out"

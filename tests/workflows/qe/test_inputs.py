@@ -1,5 +1,6 @@
 import io
 import math
+from pathlib import Path
 
 import pytest
 from ase.io import read as ase_read
@@ -14,14 +15,14 @@ from orionflow.workflows.qe.inputs import (
     k_grid,
     pw_input,
 )
-from orionflow.workflows.qe.pseudos import Pseudo
+from orionflow.workflows.qe.upf import Pseudo
 from orionflow.workflows.structures import read_structure
 
 SI = read_structure("Si diamond 5.43")
 
 
-def pseudo(element, z, tmp="x"):
-    return {element: Pseudo(path=__import__("pathlib").Path(tmp) / f"{element}.UPF",
+def pseudo(element, z):
+    return {element: Pseudo(path=Path(f"{element}.UPF"),
                             element=element, functional="pbe", kind="NC", z_valence=z,
                             ecutwfc=None, ecutrho=None, spin_orbit=False)}
 

@@ -4,14 +4,8 @@ from pathlib import Path
 import pytest
 
 from orionflow.errors import InputError
-from orionflow.workflows.qe.pseudos import (
-    choose_cutoffs,
-    choose_pseudos,
-    cutoff_table,
-    functional_name,
-    read_folder,
-    read_pseudo,
-)
+from orionflow.workflows.qe.pseudos import choose_cutoffs, choose_pseudos, cutoff_table
+from orionflow.workflows.qe.upf import functional_name, read_folder, read_pseudo
 
 V2 = """<UPF version="2.0.1">
 <PP_INFO>
