@@ -39,6 +39,7 @@ Thermostat = Literal["nose-hoover", "langevin"]
 
 _LINE_SEARCH_STYLES = ("cg", "sd", "hftn")
 _MAX_SEED = 900_000_000
+_MAX_STEPS = 1_000_000_000  # intervals of dumps are 32-bit numbers
 _ROUNDING_PRESSURE = 10.0  # bar; a strain of 1e-6 even in a soft metal
 
 
@@ -304,6 +305,8 @@ class _Dynamics(LammpsMaker):
                   restart_every=self.restart_every, seed=self.seed,
                   temperature=self.temperature)
         _not_negative(dump_every=self.dump_every, initial_temperature=self.initial_temperature)
+        if self.nsteps > _MAX_STEPS:
+            raise InputError(f"nsteps = {self.nsteps} is too large", hint=f"at most {_MAX_STEPS}")
         if self.seed > _MAX_SEED:
             raise InputError(f"seed = {self.seed} is too large", hint=f"at most {_MAX_SEED}")
         if self.continue_previous and self.initial_temperature is not None:

@@ -29,6 +29,7 @@ THERMO = ("step", "time", "temp", "pe", "ke", "etotal", "press", "vol", "lx", "l
           "xy", "xz", "yz", "pxx", "pyy", "pzz", "pxy", "pxz", "pyz", "atoms")
 # Fifteen digits: energies of large cells differ in the tenth, and restarts are compared.
 _FLOAT = "%20.15g"
+_NEVER = 1_000_000_000
 
 
 def data_file(frame: Frame, positions: FloatArray, species: Sequence[str],
@@ -117,19 +118,30 @@ def stop_lines(every: int) -> list[str]:
 
 def dump_lines(every: int, types: Sequence[str], *, velocities: bool) -> list[str]:
     """Return the trajectory dump; none with ``every`` 0."""
-    if not every:
-        return []
+    return _dump("traj", every, TRAJECTORY, types, velocities=velocities) if every else []
+
+
+def final_lines(last_step: int, types: Sequence[str], *, velocities: bool) -> list[str]:
+    """Return the dump of the last step, from which structure and forces are read.
+
+    A dump, not `write_dump` after the run: in parallel another command between the two
+    (`write_restart`) moves atoms between processes without their forces.
+
+    Parameters
+    ----------
+    last_step
+        Its first multiple is the last step of a run. A minimisation, whose end nobody knows,
+        dumps its last step anyway.
+    """
+    return _dump("final", last_step, FINAL, types, velocities=velocities)
+
+
+def _dump(name: str, every: int, file: str, types: Sequence[str], *,
+          velocities: bool) -> list[str]:
     return [
-        f"dump traj all custom {every} {TRAJECTORY} {_columns(velocities=velocities)}",
-        f"dump_modify traj sort id element {' '.join(types)} format float {_FLOAT} flush yes",
+        f"dump {name} all custom {every} {file} {_columns(velocities=velocities)}",
+        f"dump_modify {name} sort id element {' '.join(types)} format float {_FLOAT} flush yes",
     ]
-
-
-def final_lines(types: Sequence[str], *, velocities: bool) -> list[str]:
-    """Return the dump of the last step, from which structure and forces are read."""
-    columns = _columns(velocities=velocities)
-    modify = f"sort id element {' '.join(types)} format float {_FLOAT}"
-    return [f"write_dump all custom {FINAL} {columns} modify {modify}"]
 
 
 def _columns(*, velocities: bool) -> str:
@@ -142,8 +154,8 @@ def static_input(force_field: ResolvedForceField, *, triclinic: bool) -> str:
     return _text([
         *setup_lines(force_field, triclinic=triclinic),
         *thermo_lines(1),
+        *final_lines(1, force_field.types, velocities=False),
         "run 0",
-        *final_lines(force_field.types, velocities=False),
     ])
 
 
@@ -171,6 +183,7 @@ def minimize_input(force_field: ResolvedForceField, *, triclinic: bool, min_styl
         *stop_lines(10),
         *thermo_lines(10, ("fmax", "fnorm")),
         *dump_lines(dump_every, force_field.types, velocities=False),
+        *final_lines(_NEVER, force_field.types, velocities=False),
         f"min_style {min_style}",
         # The largest force on an atom, so that the tolerance means the same in any cell size.
         "min_modify norm max",
@@ -178,7 +191,7 @@ def minimize_input(force_field: ResolvedForceField, *, triclinic: bool, min_styl
     # The work of the pressure is taken relative to the cell at the start of each minimisation:
     # a second round makes it relative to the relaxed one.
     lines += [minimize] * (2 if box_relax else 1)
-    return _text([*lines, *final_lines(force_field.types, velocities=False)])
+    return _text(lines)
 
 
 def dynamics_input(force_field: ResolvedForceField, *, triclinic: bool, timestep: float,
@@ -207,7 +220,8 @@ def dynamics_input(force_field: ResolvedForceField, *, triclinic: bool, timestep
     lines = setup_lines(force_field, triclinic=triclinic, restart=first_step is not None)
     if velocity:
         lines.append(f"velocity all create {velocity}")
-    run = f"run {nsteps}" if first_step is None else f"run {first_step + nsteps} upto"
+    last_step = (first_step or 0) + nsteps
+    run = f"run {nsteps}" if first_step is None else f"run {last_step} upto"
     return _text([
         *lines,
         f"timestep {timestep!r}",
@@ -215,9 +229,9 @@ def dynamics_input(force_field: ResolvedForceField, *, triclinic: bool, timestep
         *stop_lines(min(100, thermo_every)),
         *thermo_lines(thermo_every),
         *dump_lines(dump_every, force_field.types, velocities=True),
+        *final_lines(last_step, force_field.types, velocities=True),
         f"restart {restart_every} {' '.join(RESTARTS)}",
         run,
-        *final_lines(force_field.types, velocities=True),
         f"write_restart {FINAL_RESTART}",
     ])
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,14 +12,19 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def run(tmp_path, monkeypatch) -> Callable[..., Any]:
-    """Return ``run(maker, structure, prev_dir=None)``: the real job function, each in a folder."""
+    """Return ``run(maker, structure, prev_dir=None, resources=None, again=False)``.
+
+    It runs the real job function in a folder of its own; with ``again`` in the last one.
+    """
     count = 0
 
-    def run(maker, structure, prev_dir=None):
+    def run(maker, structure, prev_dir=None, *, resources=None, again=False):
         nonlocal count
+        count += not again
         folder = tmp_path / f"run {count}'s"
-        count += 1
-        folder.mkdir()
+        folder.mkdir(exist_ok=again)
+        if resources:  # as FireWorks leaves them for a job
+            (folder / "FW.json").write_text(json.dumps({"spec": {"resources": resources}}))
         monkeypatch.chdir(folder)
         job = maker.make(structure, prev_dir)
         return type(maker).calculate.original(job.maker, *job.function_args)

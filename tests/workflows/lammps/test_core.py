@@ -182,6 +182,41 @@ def test_dynamics_stores_what_is_needed_to_repeat_it(silicon, run):
 
 
 @lmp
+def test_initial_velocities_do_not_depend_on_the_number_of_processes(silicon, run):
+    cell = silicon * [3, 2, 2]
+    maker = NveMaker(force_field=SW, nsteps=20, thermo_every=10, dump_every=0)
+
+    one, two = run(maker, cell), run(maker, cell, resources={"ranks": 2})
+
+    assert (one.provenance.run.ranks, two.provenance.run.ranks) == (1, 2)
+    assert one.thermo["temp"][0] == pytest.approx(300)
+    assert np.allclose(one.output.forces, two.output.forces, atol=1e-9)
+
+
+@lmp
+def test_run_stopped_by_walltime_goes_on_in_its_folder(silicon, run):
+    """A launch that runs out of time fails for now; the next one in the same folder finishes."""
+    maker = NvtMaker(force_field=SW, nsteps=40_000, thermo_every=500, dump_every=500,
+                     restart_every=500)
+    cell = silicon * [3, 3, 2]
+
+    with pytest.raises(CodeError) as error:
+        run(maker, cell, resources={"walltime": 5})
+    assert error.value.failure_id == "LAMMPS_WALLTIME"
+    assert error.value.transient
+    document = run(maker, cell, resources={"walltime": 600}, again=True)
+
+    assert document.provenance.run.continued == 1
+    assert document.steps == 40_000
+    assert document.time == pytest.approx(40)
+    every = np.arange(0, 40_001, 500)
+    assert np.array_equal(document.thermo["step"], every)
+    assert np.allclose(document.thermo["time"], every * 0.001)
+    assert np.array_equal(document.trajectory.steps, every)
+    assert np.allclose(document.trajectory.times, every * 0.001)
+
+
+@lmp
 def test_continued_run_is_the_uninterrupted_one(silicon, run):
     cell = silicon * [2, 2, 2]
     fields = {"force_field": SW, "dump_every": 100}
@@ -241,6 +276,20 @@ def test_explicit_lines_are_run_as_given(run):
     assert document.output.energy == pytest.approx(4 * epsilon * (x * x - x), abs=1e-12)
     force = 24 * epsilon * (2 * x * x - x) / r
     assert np.allclose(document.output.forces, [[0, -force, 0], [0, force, 0]], atol=1e-12)
+
+
+@lmp
+def test_charges_give_the_madelung_energy(run):
+    """Rock salt of point charges: -1.747565 e²/(4 pi eps0 r) for each pair of ions."""
+    field = ForceField("coul/long 9.0", ("* *",), elements=("Na", "Cl"),
+                       charges={"Na": 1.0, "Cl": -1.0}, commands=("kspace_style ewald 1e-8",))
+    salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"],
+                                     [[0, 0, 0], [0.5, 0.5, 0.5]])
+
+    document = run(StaticMaker(force_field=field), salt)
+
+    # LAMMPS's Coulomb constant in metal units is 14.399645 eV Å.
+    assert document.output.energy == pytest.approx(4 * -1.747565 * 14.399645 / 2.82, rel=1e-5)
 
 
 def test_document_is_plain_data(silicon):

@@ -39,9 +39,10 @@ def test_every_input_carries_what_error_correction_needs(maker):
     thermo = next(line for line in lines if line.startswith("thermo_style custom "))
     assert {"pe", "ke", "etotal", "vol", "press", "temp", "pxx", "pyy", "pzz", "pxy", "pxz", "pyz",
             "atoms"} <= set(thermo.split())
-    final = next(line for line in lines if line.startswith("write_dump"))
+    final = next(line for line in lines if line.startswith("dump final"))
     assert " element xu yu zu " in final
-    assert "sort id element Ar format float %20.15g" in final
+    assert "dump_modify final sort id element Ar format float %20.15g flush yes" in lines
+    assert not any(line.startswith("write_dump") for line in lines), "loses forces in parallel"
     assert not any("&" in line or "$" in line for line in lines), "one plain command a line"
 
 
@@ -97,6 +98,7 @@ def test_cell_is_relaxed_in_two_rounds():
     (NvtMaker, {"timestep": -1}, "timestep = -1 must be greater"),
     (NvtMaker, {"temperature": 0}, "temperature = 0 must be greater"),
     (NvtMaker, {"tdamp": 0}, "tdamp = 0 must be greater"),
+    (NvtMaker, {"nsteps": 10**10}, "nsteps = 10000000000 is too large"),
     (NvtMaker, {"seed": 10**9}, "seed = 1000000000 is too large"),
     (NvtMaker, {"dump_every": -1}, "dump_every = -1 must not be negative"),
     (NvtMaker, {"thermostat": "nose"}, "thermostat = 'nose' is not known"),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
+from atomate2.common.flows.elastic import BaseElasticMaker
 from jobflow import run_locally
 from pymatgen.core import Lattice, Structure, SymmOp
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from orionflow.settings import Settings
 from orionflow.units import EV_PER_ANGSTROM3_KBAR
-from orionflow.workflows.lammps.core import NptMaker, NveMaker, NvtMaker, StaticMaker
+from orionflow.workflows.lammps.core import MinimizeMaker, NptMaker, NveMaker, NvtMaker, StaticMaker
 from orionflow.workflows.lammps.eos import LammpsEosMaker
 from orionflow.workflows.lammps.frame import Frame
 
@@ -40,6 +43,32 @@ def test_equation_of_state_gives_the_published_crystal(  # noqa: PLR0917  fixtur
     assert eos.b0 == pytest.approx(b0, rel=0.01)
     assert eos.warnings == []
     assert eos.code == "lmp"
+
+
+@dataclass
+class ElasticMaker(BaseElasticMaker):
+    """atomate2's flow asks only for the name of the argument."""
+
+    @property
+    def prev_calc_dir_argname(self) -> str:
+        return "prev_dir"
+
+
+def test_elastic_constants_through_the_common_flow_are_the_published_ones(tmp_path, monkeypatch):
+    """Balamane, Halicioglu and Tiller, Phys. Rev. B 46, 2250 (1992): relaxed constants of SW Si."""
+    monkeypatch.chdir(tmp_path)
+    cell = Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.43), ["Si"], [[0, 0, 0]])
+    flow = ElasticMaker(
+        bulk_relax_maker=MinimizeMaker(force_field="Si.sw", relax_cell=True),
+        elastic_relax_maker=MinimizeMaker(force_field="Si.sw"),
+    ).make(cell)
+
+    responses = run_locally(flow, create_folders=True, ensure_success=True, log=False)
+
+    tensor = responses[flow.jobs[-1].uuid][1].output.elastic_tensor.ieee_format
+    assert tensor[0][0] == pytest.approx(151.4, rel=0.005)
+    assert tensor[0][1] == pytest.approx(76.4, rel=0.005)
+    assert tensor[3][3] == pytest.approx(56.4, rel=0.005)
 
 
 def distorted_copper() -> Structure:
