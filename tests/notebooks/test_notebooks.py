@@ -1,0 +1,40 @@
+"""Notebooks run from top to bottom on a real campaign and are stored without outputs."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+
+
+def test_there_is_a_notebook() -> None:
+    assert "first_campaign.ipynb" in {n.name for n in NOTEBOOKS}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_stored_notebook_is_valid_and_holds_no_outputs(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == []
+            assert cell.execution_count is None
+
+
+@pytest.mark.needs_mongod
+@pytest.mark.needs_code("pw.x", "lmp")
+def test_first_campaign_runs_and_draws_its_figures(finished_campaign: Path,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORIONFLOW_PROJECT", str(finished_campaign))
+    (path,) = [n for n in NOTEBOOKS if n.name == "first_campaign.ipynb"]
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=300, kernel_name="python3",
+                   resources={"metadata": {"path": str(finished_campaign)}}).execute()
+    outputs = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
+    assert sum("image/png" in o.get("data", {}) for o in outputs) == 2
+    text = "".join(o.get("text", "") for o in outputs)
+    assert "electron_maxstep: 3 ->" in text
+    assert "doi:10.1103/PhysRevB.31.5262" in text
+    assert not any(o.output_type == "error" for o in outputs)
