@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,9 +21,7 @@ from orionflow.launchers.services.slurm import PrivateSlurm, slurm_environment
 from orionflow.launchers.services.slurm_config import plan_layout
 
 ORIONFLOW = str(Path(sys.executable).with_name("orionflow"))
-needs_history = pytest.mark.skipif(
-    shutil.which("slurmdbd", path="/usr/sbin:/sbin") is None
-    and not os.environ.get("ORIONFLOW_REQUIRE_ALL"), reason="slurmdbd is not installed")
+needs_history = pytest.mark.needs_code("slurmdbd", "mariadbd")
 
 
 @pytest.fixture
