@@ -202,9 +202,7 @@ class OrionLaunchPad(LaunchPad):
             raise error
         if error is not None:
             raise RuntimeError(f"Error refreshing workflow: {error}") from error
-        doc = {k: v for k, v in outcome.launch.items() if k != "_id"}
-        doc["action"] = action.to_dict() if action else doc.get("action")
-        return doc
+        return {k: v for k, v in outcome.launch.items() if k != "_id"}
 
     def complete_launches(self, outcomes: Sequence[Outcome]) -> Settled:
         """Store the results of several launches in a few round trips.

@@ -7,6 +7,7 @@ Each half-done state has one meaning:
 | a firework RUNNING or RESERVED, its launch does not exist | claimed, never started | READY |
 | a firework RUNNING, its launch ended | result stored, not counted | refresh |
 | firework and workflow document disagree | between two writes of a commit | refresh |
+| a firework WAITING, its workflow says READY | submitted or set free by halves | refresh |
 | a lock whose owner is gone | died inside | take over, then the above |
 """
 
@@ -111,7 +112,7 @@ def _repair_finished(pad: OrionLaunchPad, grace: float, window: float, repairs: 
     ended = {fw["fw_id"]: fw["state"] for fw in pad.fireworks.find(
         {"state": {"$in": list(FINISHED)}, "$or": [{"updated_on": s} for s in span]},
         {"fw_id": 1, "state": 1})}
-    for wrong in _disagreeing(pad, ended):
+    for wrong in [*_disagreeing(pad, ended), *_not_set_free(pad, since, until)]:
         pad._refresh_wf(wrong)  # noqa: SLF001  FireWorks' name for it
         repairs.disagreeing.append(wrong)
 
@@ -126,6 +127,19 @@ def _disagreeing(pad: OrionLaunchPad, ended: dict[int, str]) -> list[int]:
                                       {f"fw_states.{i}": 1 for i in part}):
             wrong += [int(i) for i, state in doc.get("fw_states", {}).items()
                       if state != ended[int(i)]]
+    return wrong
+
+
+def _not_set_free(pad: OrionLaunchPad, since: datetime, until: datetime) -> list[int]:
+    """Return the fireworks that are READY for their workflow and WAITING for themselves."""
+    ready = [int(i) for doc in pad.workflows.find(
+        {"updated_on": {"$gte": since, "$lte": until}, "locked": {"$exists": False}},
+        {"fw_states": 1}) for i, state in doc.get("fw_states", {}).items() if state == "READY"]
+    wrong: list[int] = []
+    for begin in range(0, len(ready), 10_000):
+        part = ready[begin:begin + 10_000]
+        wrong += [fw["fw_id"] for fw in pad.fireworks.find(
+            {"fw_id": {"$in": part}, "state": "WAITING"}, {"fw_id": 1})]
     return wrong
 
 

@@ -35,7 +35,6 @@ from orionflow.launchers.pad.documents import (
     finish_launch,
     now,
     now_text,
-    plain,
     touches_children,
 )
 from orionflow.launchers.pad.errors import LaunchRefusedError
@@ -163,7 +162,7 @@ class Settler:
         updates = []
         for outcome in outcomes:
             history = outcome.launch.get("state_history") or [{}]
-            action = plain(outcome.action.to_dict()) if outcome.action else None
+            action = outcome.action.to_dict() if outcome.action else None
             fields, push = finish_launch(outcome.launch, outcome.state, action,
                                          checkpoint=history[-1].get("checkpoint"))
             outcome.launch = {**outcome.launch, **fields, "state_history": [
