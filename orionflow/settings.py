@@ -79,11 +79,16 @@ def load_settings(project: Path | None = None) -> Settings:
         A value is wrong, or a name in the file or an ``ORIONFLOW_…`` variable is unknown.
     """
     folder = project if project is not None else find_project()
-    return _load(folder, frozenset((k, v) for k, v in os.environ.items() if k.startswith(PREFIX)))
+    variables = frozenset((k, v) for k, v in os.environ.items() if k.startswith(PREFIX))
+    path = folder / PROJECT_FILE if folder is not None else None
+    # `orionflow init --machine` may change the file while a process lives.
+    changed = path.stat().st_mtime_ns if path is not None and path.is_file() else 0
+    return _load(folder, variables, changed)
 
 
 @lru_cache(maxsize=16)
-def _load(folder: Path | None, variables: frozenset[tuple[str, str]]) -> Settings:
+def _load(folder: Path | None, variables: frozenset[tuple[str, str]],
+          _changed: int) -> Settings:
     known = list(Settings.model_fields)
     names = {name.lower().removeprefix(PREFIX.lower()) for name, _ in variables
              if name not in RUNTIME_VARIABLES}
