@@ -34,7 +34,8 @@ LAMMPS_FAILURES = (
           shows="`Failed to allocate`, bad_alloc, or the kernel's or Slurm's out-of-memory message",
           advice="more nodes or fewer ranks on each, a smaller skin, a coarser kspace mesh",
           resources=("memory", "ranks"), reproduced=False),
-    _mode("LAMMPS_DISK_FULL", "the disk is full", shows="output without an end, no room left",
+    _mode("LAMMPS_DISK_FULL", "the disk is full", transient=True, silent=True,
+          shows="no room left at the end; dumps and restart files are cut, return code 0",
           advice="make room, write fewer dumps, or run elsewhere", resources=("node",), source=""),
     _mode("LAMMPS_KILLED", "a signal from outside ended LAMMPS", transient=True,
           shows="return code 137 or 143, or mpirun's `exited on signal`; no `Total wall time`",
@@ -130,6 +131,6 @@ LAMMPS_FAILURES = (
           shows="`Dangerous builds = N` or `not checked`",
           remedy=("neigh_modify every 1 delay 0 check yes", "a skin 1.5 times as wide")),
     _mode("LAMMPS_ENERGY_DRIFT", "the energy drifts at constant energy", silent=True,
-          shows="drift of TotEng above 5 % or range above 25 % of the kinetic energy, fix nve",
+          shows="drift of TotEng above 3 % or range above 12 % of the kinetic energy, fix nve",
           remedy=(_TIMESTEP,)),
 )

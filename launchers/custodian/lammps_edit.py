@@ -52,22 +52,28 @@ def check_neighbours_each_step(script: Script) -> list[str]:
     return set_keywords(script, "neigh_modify", {"every": "1", "delay": "0", "check": "yes"})
 
 
+def skin(script: Script, units: str) -> float | None:
+    """Return the neighbour skin, or None when it takes LAMMPS to tell."""
+    found = [model.value(script, c.args[0]) for c in script.all("neighbor") if c.args]
+    return found[-1] if found else model.DEFAULT_SKIN.get(units)
+
+
 def widen_skin(script: Script, units: str, factor: float) -> list[str]:
     """Make the neighbour skin wider."""
     places = script.find("neighbor")
     if not places:
-        skin = model.DEFAULT_SKIN.get(units)
-        if skin is None:
+        usual = model.DEFAULT_SKIN.get(units)
+        if usual is None:
             return []
-        script.insert(first_run(script), [f"neighbor {skin * factor:.6g} bin"])
-        return [f"neighbor: {skin:.6g} (default) -> {skin * factor:.6g}"]
+        script.insert(first_run(script), [f"neighbor {usual * factor:.6g} bin"])
+        return [f"neighbor: {usual:.6g} (default) -> {usual * factor:.6g}"]
     changes = []
     for at in places:
         args = script.commands[at].args
-        skin = model.value(script, args[0], at) if args else None
-        if skin is not None:
-            script.replace(at, " ".join(["neighbor", f"{skin * factor:.6g}", *args[1:]]))
-            changes.append(f"neighbor: {skin:.6g} -> {skin * factor:.6g}")
+        old = model.value(script, args[0], at) if args else None
+        if old is not None:
+            script.replace(at, " ".join(["neighbor", f"{old * factor:.6g}", *args[1:]]))
+            changes.append(f"neighbor: {old:.6g} -> {old * factor:.6g}")
     return changes
 
 

@@ -25,7 +25,9 @@ _RESTART = re.compile(r"Invalid LAMMPS restart file|Incomplete or corrupted LAMM
 _OVERFLOW = re.compile(r"Neighbor list overflow, boost neigh_modify (one|page)")
 _MEMORY = re.compile(r"Failed to (?:re)?allocate .*|Too many local\+ghost atoms.*|"
                      r"std::bad_alloc|Cannot allocate memory")
+# LAMMPS does not look whether a dump or a restart file could be written.
 _LEAST_DISK = 2**20
+_END_OF_DISK = 2**16
 
 
 def error_with(run: LammpsRun, attempt: Attempt, pattern: re.Pattern[str]) -> str | None:
@@ -217,10 +219,10 @@ class DiskFull:
         """Look for an output without an end on a disk without room."""
         if "No space left on device" in attempt.stderr + attempt.stdout:
             return "No space left on device"
-        if self.run.complete(attempt):
-            return None
         free = shutil.disk_usage(attempt.folder).free
-        return f"{free} bytes free, output not complete" if free < _LEAST_DISK else None
+        if free >= (_END_OF_DISK if self.run.complete(attempt) else _LEAST_DISK):
+            return None
+        return f"{free} bytes free at the end: what was written last is not complete"
 
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:  # noqa: ARG002
         """Nothing: someone has to make room."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from orionflow.launchers.custodian import lammps_edit as edit
 from orionflow.launchers.custodian import lammps_model as model
+from orionflow.launchers.custodian.lammps_unstable import starts_badly
 
 if TYPE_CHECKING:
     from orionflow.launchers.custodian.lammps_base import LammpsRun
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 TILTED = r"has tilted box too far"
 GROWTH = 8.0
+_TOO_LARGE = r"Too many neighbor bins|Domain too large for neighbor bins|Non-numeric box"
+_FOLLOWS = _TOO_LARGE + r"|Non-numeric|Lost atoms|Out of range atoms"
 
 
 @dataclass
@@ -42,8 +45,15 @@ class Barostat:
         output = self.run.output(attempt)
         if self.pattern:
             return next((e for e in output.errors if re.search(self.pattern, e)), None)
-        if not has_barostat(self.run.script):
+        script = self.run.script
+        if not has_barostat(script):
             return None
+        hasty = not starts_badly(output) and not self._eased and hasty_barostat(script)
+        pattern = _FOLLOWS if hasty else _TOO_LARGE
+        moved = any(len(r.rows) > 1 for r in output.runs)
+        line = next((e for e in output.errors if re.search(pattern, e)), None)
+        if line and (moved or hasty):
+            return line
         for block in output.runs:
             line = exploded(block.column("Volume"))
             if line and not block.minimize:

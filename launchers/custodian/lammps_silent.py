@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from orionflow.launchers.custodian import lammps_edit as edit
 from orionflow.launchers.custodian import lammps_model as model
-from orionflow.launchers.custodian.lammps_timestep import shorten_timestep
+from orionflow.launchers.custodian.lammps_timestep import MOST_SHORTER, shorten_timestep
 from orionflow.launchers.custodian.lammps_unstable import energy_was_sane
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from orionflow.launchers.custodian.rules import Attempt
 
 # Share of the mean kinetic energy by which the total energy of an NVE run may drift, and range.
-DRIFT = 0.05
-RANGE = 0.25
+DRIFT = 0.03
+RANGE = 0.12
 _COLD = 1e-3
 _CHANGES_NUMBER = ("deposit", "pour", "evaporate", "gcmc", "bond/react", "widom", "sgcmc",
                    "charge/regulation", "append/atoms")
@@ -125,6 +125,7 @@ class DangerousBuilds:
     """Neighbour lists were rebuilt too late, or nobody looked."""
 
     run: LammpsRun
+    ladder: Ladder
     failure_id: str = "LAMMPS_DANGEROUS_BUILDS"
     advice: str | None = None
 
@@ -134,12 +135,15 @@ class DangerousBuilds:
                      if r.dangerous and r.steps and not r.minimize), None)
 
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:
-        """Look at every step; then a wider skin."""
-        script = self.run.script
+        """Look at every step; then a wider skin, and where it is wide already, as unstable."""
+        script, units = self.run.script, self.run.output(attempt).units
         changes = edit.check_neighbours_each_step(script)
-        if not changes and times < 3:  # noqa: PLR2004
-            changes = edit.widen_skin(script, self.run.output(attempt).units, 1.5)
-        return changes or None
+        skin = edit.skin(script, units)
+        usual = model.DEFAULT_SKIN.get(units)
+        if not changes and skin is not None and usual is not None and skin < 2 * usual and (
+                times < 2 or skin < usual):  # noqa: PLR2004
+            changes = edit.widen_skin(script, units, max(1.5, usual / skin))
+        return changes or self.ladder.climb(attempt, start_first=True)
 
 
 @dataclass
@@ -161,7 +165,7 @@ class EnergyDrift:
 
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:
         """Shorten the time step."""
-        if times >= 4:  # noqa: PLR2004  a factor of sixteen
+        if times >= MOST_SHORTER:
             return None
         return shorten_timestep(self.run, self.run.output(attempt))
 

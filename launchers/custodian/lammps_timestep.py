@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from orionflow.launchers.custodian.lammps_script import Script
 
 FLOOR = 1 / 64
+MOST_SHORTER = 4
 
 
 def shorten_timestep(run: LammpsRun, output: LammpsOutput) -> list[str] | None:

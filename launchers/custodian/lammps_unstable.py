@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from orionflow.launchers.custodian import lammps_edit as edit
 from orionflow.launchers.custodian import lammps_model as model
-from orionflow.launchers.custodian.lammps_timestep import shorten_timestep
+from orionflow.launchers.custodian.lammps_timestep import MOST_SHORTER, shorten_timestep
 
 if TYPE_CHECKING:
     from orionflow.launchers.custodian.lammps_base import LammpsRun
@@ -61,7 +61,7 @@ class Ladder:
             changes += edit.limited_first(script, units, start)
             if changes:
                 return changes
-        shorter = shorten_timestep(self.run, output)
+        shorter = shorten_timestep(self.run, output) if self.steps < MOST_SHORTER else None
         if shorter is not None:
             self.steps += 1
             changes += shorter + edit.check_neighbours_each_step(script)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SHORTEST = 5.0
 LONG = 20_000
+_MOST = 10
 LAST_RESTART = "orionflow.last.restart"
 RESTARTS = ("orionflow.a.restart", "orionflow.b.restart")
 
@@ -121,10 +122,10 @@ class Walltime:
         runs = self.run.output(attempt).runs
         return next((r.timed_out for r in runs if r.timed_out), None)
 
-    def fix(self, attempt: Attempt, times: int) -> list[str] | None:  # noqa: ARG002
+    def fix(self, attempt: Attempt, times: int) -> list[str] | None:
         """Go on from the restart file, if there is time for it."""
         left = attempt.seconds_left()
-        if left - margin(left) < SHORTEST:
+        if left - margin(left) < SHORTEST or times >= _MOST:
             return None
         started = time.time() - attempt.seconds - 1.0
         done = go_on(self.run, self.run.script, attempt.stdout, started)
