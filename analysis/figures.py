@@ -88,8 +88,9 @@ def plot_eos(curves: Sequence[EosCurve], path: Path | str | None = None) -> Figu
             _draw_eos(axes, curve, _COLOURS[number % 6], _MARKERS[number % 6])
         _mark_references(axes, [c.reference_volume for c in same])
         axes.set(title=formula, xlabel="volume (Å³/atom)", ylabel="E - E$_0$ (meV/atom)")
-        axes.set_ylim(bottom=-0.04 * axes.get_ylim()[1])
-        axes.legend(fontsize="small", frameon=False)
+        highest = axes.get_ylim()[1]
+        axes.set_ylim(-0.04 * highest, (1.05 + 0.1 * len(same)) * highest)  # room for the legend
+        axes.legend(fontsize="small", loc="upper center", edgecolor="none", framealpha=0.9)
     return _written(figure, path)
 
 
@@ -119,7 +120,8 @@ def plot_deviation(table: pd.DataFrame, path: Path | str | None = None) -> Figur
     if rows.empty:
         raise InputError("no result with a published value beside it",
                          hint="published values are in orionflow.analysis.literature")
-    names = [f"{label} ({code})" for label, code in zip(rows["label"], rows["code"], strict=True)]
+    names = [" ".join(filter(None, map(str, row))) for row in
+             rows[["formula", "code", "model"]].itertuples(index=False)]
     figure, panels = _panels(len(pairs), height=1.2 + 0.42 * len(rows))
     for axes, (own, reference, what), colour in zip(panels, pairs, _COLOURS, strict=False):
         deviation = 100 * (rows[own] / rows[reference] - 1).astype(float)

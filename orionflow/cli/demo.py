@@ -6,10 +6,8 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,15 +19,10 @@ from orionflow.cli.tables import print_results
 from orionflow.errors import InputError, LaunchError
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-    from typing import Self
-
     from fireworks.core.launchpad import LaunchPad
 
     from orionflow.cli.watch import Snapshot
-    from orionflow.launchers.cron import CronReport
 
-_CRON_EVERY = 5.0
 _STALLED = 240.0
 # Few plane waves and points: enough for the numbers to mean something, not to publish them.
 _REQUESTS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
@@ -97,6 +90,7 @@ def demo(
 
 
 def _project(folder: Path) -> Path:
+    from orionflow.cli.services import PROFILE
     from orionflow.launchers.project import init_project
     from orionflow.settings import PROJECT_FILE
 
@@ -106,7 +100,19 @@ def _project(folder: Path) -> Path:
                          hint="name another folder: orionflow demo FOLDER")
     if not (folder / PROJECT_FILE).is_file():
         init_project(folder)
+    elif (machine := _machine(folder)) not in {"local", PROFILE}:
+        raise InputError(f"{folder} is a project for machine {machine!r}; the demo would change "
+                         "that", hint="name another folder: orionflow demo FOLDER")
     return folder
+
+
+def _machine(project: Path) -> str:
+    """Return the machine of a project; not from the settings, which are kept once read."""
+    import yaml
+
+    from orionflow.settings import PROJECT_FILE
+
+    return str((yaml.safe_load((project / PROJECT_FILE).read_text()) or {}).get("machine", "local"))
 
 
 def _start_services(project: Path, *, nodes: int, slurm: bool) -> None:
@@ -182,81 +188,16 @@ def _submit(project: Path, campaign: str) -> None:
 
 
 def _run(project: Path, launchpad: LaunchPad, campaign: str, *, slurm: bool) -> Snapshot:
+    from orionflow.cli.drivers import Cron, Local
     from orionflow.cli.watch import Watch
 
     watch = Watch(launchpad, campaign, project, slurm=slurm)
     try:
-        with _Cron(project) if slurm else _Local(project) as worker:
+        with Cron(project) if slurm else Local(project) as worker:
             return watch.run(worker.keep_going, stalled_after=_STALLED)
     except KeyboardInterrupt:
         _say(f"interrupted: `orionflow demo {shlex.quote(str(project))}` continues")
         raise
-
-
-class _Cron:
-    """Do what a crontab does, so that none is needed: `orionflow cron` every few seconds.
-
-    In a thread, because it waits for sbatch, and the view should not.
-    """
-
-    def __init__(self, project: Path) -> None:
-        self.project = project
-        self._pool = ThreadPoolExecutor(1)
-        self._running: Future[CronReport] | None = None
-        self._ended = -_CRON_EVERY
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown()
-
-    def keep_going(self, _: Snapshot) -> None:
-        """Run it when it is time; what it says is looked at in the next turn."""
-        if self._running is None:
-            if time.monotonic() - self._ended > _CRON_EVERY:
-                self._running = self._pool.submit(_run_cron, self.project)
-            return
-        if not self._running.done():
-            return
-        report = self._running.result()
-        self._running, self._ended = None, time.monotonic()
-        if report.problem and not report.try_later:
-            raise LaunchError(report.problem,
-                              hint=f"cd {shlex.quote(str(self.project))}; orionflow doctor")
-
-
-def _run_cron(project: Path) -> CronReport:
-    from orionflow.launchers.cron import run_cron
-
-    return run_cron(project)
-
-
-class _Local:
-    """`orionflow launch` on this machine, started again when it has ended too early."""
-
-    def __init__(self, project: Path) -> None:
-        self.project = project
-        self.log = project / ".orionflow" / "log" / "demo-launch.log"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait()
-
-    def keep_going(self, seen: Snapshot) -> None:
-        """Start the launcher while there is something to do for it."""
-        alive = self.process is not None and self.process.poll() is None
-        if alive or not seen.count("READY"):
-            return
-        command = [str(Path(sys.executable).with_name("orionflow")), "launch"]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, cwd=self.project, stdin=subprocess.DEVNULL,
-                                            stdout=log, stderr=log)
 
 
 def _report(project: Path, campaign: str, last: Snapshot, seconds: float) -> None:
@@ -283,7 +224,7 @@ def _report(project: Path, campaign: str, last: Snapshot, seconds: float) -> Non
         plot_deviation(table, figures / f"{campaign}-deviation.png")
         out.print(f"\nFigures: {figures}/{campaign}-eos.png\n"
                   f"         {figures}/{campaign}-deviation.png", soft_wrap=True)
-    slurm = sorted(set(jobs(campaign=campaign, project=project)["slurm_job_id"].dropna()))
+    slurm = sorted(set(jobs(campaign=campaign, project=project)["slurm_job_id"].dropna()), key=int)
     where = f"{len(slurm)} Slurm jobs ({', '.join(slurm)})" if slurm else "no Slurm job"
     out.print(f"\n{last.count('COMPLETED')} of {len(last.states)} jobs completed in "
               f"{seconds:.0f} s: {where}, {runs['core_seconds'].sum():.0f} core-seconds in pw.x "

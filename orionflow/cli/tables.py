@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SIGNIFICANT = 6
+_ROOMY = 125  # columns of a terminal that shows everything on one line
 
 
 def print_frame(frame: pd.DataFrame, title: str | None = None) -> None:
@@ -40,20 +41,21 @@ def print_results(table: pd.DataFrame) -> None:
             sources.append(source)
         return f"{value:.{digits}f} [dim]({sources.index(source) + 1})[/]"
 
+    out = console()
+    roomy = out.width >= _ROOMY
     shown = Table(box=None, pad_edge=False, title="Results", title_justify="left")
     for name in ("material", "code", "model", "what"):
-        shown.add_column(name)
-    for name in ("a0 (Å)", "published", "B (GPa)", "published", "E (eV/atom)", "points",
-                 "corrected", "core-s"):
+        shown.add_column(name, no_wrap=name != "what")
+    for name in ("a0 (Å)", "published", "B (GPa)", "published", *["E (eV/atom)"] * roomy,
+                 "points", "corrected", "core-s"):
         shown.add_column(name, justify="right", no_wrap=True)
     for row in table.to_dict("records"):
         shown.add_row(
             row["formula"], row["code"], escape(_cell(row["model"])), escape(row["label"]),
             _number(row["a0_angstrom"], 4), published(row["a0_reference"], row["a0_source"], 3),
             _number(row["b0_gpa"], 1), published(row["b0_reference"], row["b0_source"], 1),
-            _number(row["energy_per_atom_ev"], 4), str(row["points"]), str(row["corrections"]),
-            _number(row["core_seconds"], 1))
-    out = console()
+            *[_number(row["energy_per_atom_ev"], 4)] * roomy, str(row["points"]),
+            str(row["corrections"]), _number(row["core_seconds"], 1))
     out.print(shown)
     for number, source in enumerate(sources, 1):
         out.print(f"  [dim]({number})[/] {escape(source)}")

@@ -50,20 +50,22 @@ def test_same_published_volume_is_marked_once() -> None:
 
 def test_deviations_are_in_percent_and_rows_without_reference_are_left_out() -> None:
     table = pd.DataFrame({
-        "label": ["Si", "NaCl"], "code": ["pw.x", "pw.x"], "a0_angstrom": [5.5, 5.6],
+        "formula": ["Si", "NaCl"], "code": ["pw.x", "pw.x"], "model": ["pz", "pz"],
+        "a0_angstrom": [5.5, 5.6],
         "a0_reference": [5.0, None], "b0_gpa": [95.0, 25.0], "b0_reference": [100.0, None]})
     figure = plot_deviation(table)
     lengths, moduli = (a.get_lines()[0].get_xdata() for a in figure.axes)
     assert list(lengths) == pytest.approx([10.0])
     assert list(moduli) == pytest.approx([-5.0])
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["Si pw.x pz"]
 
 
 def test_nothing_to_draw_is_an_error() -> None:
     with pytest.raises(InputError, match="no equation of state"):
         plot_eos([])
     with pytest.raises(InputError, match="no result with a published value"):
-        plot_deviation(pd.DataFrame({"label": ["x"], "code": ["lmp"], "a0_angstrom": [1.0],
-                                     "a0_reference": [None], "b0_gpa": [1.0],
+        plot_deviation(pd.DataFrame({"formula": ["x"], "code": ["lmp"], "model": [""],
+                                     "a0_angstrom": [1.0], "a0_reference": [None], "b0_gpa": [1.0],
                                      "b0_reference": [None]}))
 
 
