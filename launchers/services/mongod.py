@@ -116,6 +116,7 @@ class Mongod:
         self.log = self.folder / "mongod.log"
         self._state_file = self.folder / "server.json"
         self._credentials = self.folder / "credentials.json"
+        self._hidden = self.folder / "first-start.json"
 
     def start(self, port: int | None = None, name: str = "orionflow") -> DatabaseAccess:
         """Start it unless it runs, and return how to reach it.
@@ -228,6 +229,7 @@ class Mongod:
         mongod = find_mongod()
         # A half-done first start may have left its password-less, socket-only server.
         end_processes(find_processes("--dbpath", str(self.data)))
+        self._remove_hidden()
         if port_taken(port):
             how = "asked for" if chosen else "of this project"
             raise LaunchError(
@@ -256,8 +258,10 @@ class Mongod:
 
         password = secrets.token_urlsafe(32)
         # Socket names are limited to 107 bytes, hence not in the project.
-        with tempfile.TemporaryDirectory(prefix="orionflow-", dir=socket_base()) as hidden:
-            path = f"{hidden}/mongodb-1.sock"
+        hidden = tempfile.mkdtemp(prefix="orionflow-", dir=socket_base())
+        write_private(self._hidden, json.dumps({"folder": hidden}))
+        path = f"{hidden}/mongodb-1.sock"
+        try:
             process = self._run(mongod, "--bind_ip", path, "--port", "1",
                                 "--unixSocketPrefix", hidden, "--filePermissions", "0600")
             try:
@@ -269,7 +273,14 @@ class Mongod:
                                   pwd=password, roles=list(ROLES))
             finally:
                 end_processes([process])
+        finally:
+            self._remove_hidden()
         write_private(self._credentials, json.dumps({"username": USER, "password": password}))
+
+    def _remove_hidden(self) -> None:
+        if folder := read_state(self._hidden).get("folder"):
+            shutil.rmtree(folder, ignore_errors=True)
+            self._hidden.unlink()
 
     def _run(self, mongod: Path, *options: str) -> ProcessIdentity:
         """Start mongod as a daemon; it returns when it answers or has failed."""

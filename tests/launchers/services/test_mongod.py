@@ -18,7 +18,12 @@ from orionflow.errors import ConfigError, LaunchError
 from orionflow.launchers.project import init_project, write_database_config
 from orionflow.launchers.services import mongod as module
 from orionflow.launchers.services.mongod import Mongod
-from orionflow.launchers.services.processes import ProcessIdentity, find_processes, free_port
+from orionflow.launchers.services.processes import (
+    ProcessIdentity,
+    find_processes,
+    free_port,
+    read_state,
+)
 
 ORIONFLOW = str(Path(sys.executable).with_name("orionflow"))
 LPAD = str(Path(sys.executable).with_name("lpad"))
@@ -298,7 +303,7 @@ def test_lost_password_is_replaced_and_data_stay(server):
 
 
 @pytest.mark.needs_mongod
-@pytest.mark.parametrize("delay", [0.4, 0.9, 1.6])
+@pytest.mark.parametrize("delay", [0.4, 0.9, 1.3, 2.0])
 def test_start_killed_half_way_is_repaired_by_the_next(tmp_path, delay):
     project = tmp_path / "p"
     init_project(project)
@@ -307,6 +312,7 @@ def test_start_killed_half_way_is_repaired_by_the_next(tmp_path, delay):
                           stderr=subprocess.DEVNULL) as starter:
         time.sleep(delay)
         starter.kill()
+    hidden = read_state(server.folder / "first-start.json").get("folder")
     try:
         server.start()
         assert server.status().running
@@ -314,6 +320,7 @@ def test_start_killed_half_way_is_repaired_by_the_next(tmp_path, delay):
     finally:
         server.stop()
     assert servers_on(server) == []
+    assert not hidden or not Path(hidden).exists()
 
 
 @pytest.mark.needs_mongod

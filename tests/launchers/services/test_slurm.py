@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import os
-import pwd
+import shutil
 import signal
 import subprocess
 import sys
@@ -346,13 +346,35 @@ def test_commands_of_a_stopped_slurm_say_how_to_start_it(own):
     assert "orionflow slurm start" in done.stderr
 
 
+@pytest.mark.needs_slurm
+def test_another_account_cannot_submit(slurm):
+    assert Path(slurm.layout().runtime).stat().st_mode & 0o077 == 0
+    assert slurm.folder.stat().st_mode & 0o077 == 0
+    assert (slurm.folder / "munge.key").stat().st_mode & 0o077 == 0
+    if os.geteuid() == 0:  # only root can try as another account
+        _submit_as_nobody(slurm)
+
+
+def _submit_as_nobody(slurm):
+    with tempfile.TemporaryDirectory() as base:  # it even knows the configuration
+        Path(base).chmod(0o755)
+        conf = shutil.copy(slurm.folder / "slurm.conf", base)
+        Path(conf).chmod(0o644)
+        done = subprocess.run(["sbatch", "--wrap", "id"], user=65534, group=65534, cwd="/",
+                              extra_groups=[], env={**os.environ, "SLURM_CONF": conf},
+                              capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode != 0
+        assert "authenti" in done.stderr.lower() or "munge" in done.stderr.lower(), done
+
+
 AS_NOBODY = """
-import os, sys, subprocess, time
+import os, pwd, sys, subprocess, time
 from pathlib import Path
 import encodings.idna, yaml, logging, multiprocessing
 from orionflow.launchers.services.slurm import PrivateSlurm
 from orionflow.launchers.services import accounting
-os.setgroups([]); os.setgid(65534); os.setuid(65534); os.environ["HOME"] = "/nonexistent"
+if os.getuid() == 0:
+    os.setgroups([]); os.setgid(65534); os.setuid(65534); os.environ["HOME"] = "/nonexistent"
 for name in ("USER", "LOGNAME"): os.environ.pop(name, None)
 project = Path(sys.argv[1]); os.chdir(project)
 s = PrivateSlurm.of(project)
@@ -364,7 +386,8 @@ try:
                           "srun id -u"], text=True, stdout=-1, check=True).stdout.strip()
     ask = [bin / "sacct", "-n", "-X", "-P", "-j", job, "-o", "State,User"]
     end = time.time() + 30
-    while (seen := subprocess.run(ask, text=True, stdout=-1).stdout.strip()) != "COMPLETED|nobody":
+    done = "COMPLETED|" + pwd.getpwuid(os.getuid()).pw_name
+    while (seen := subprocess.run(ask, text=True, stdout=-1).stdout.strip()) != done:
         assert time.time() < end, seen
         time.sleep(0.2)
 finally:
@@ -375,10 +398,11 @@ print(*Path("out.txt").read_text().split())
 
 
 @pytest.mark.needs_slurm
-@pytest.mark.skipif(os.geteuid() != 0, reason="not root: all tests here run without root anyway")
+@needs_history
 def test_ordinary_account_runs_it_all():
     with tempfile.TemporaryDirectory() as base:
-        os.chown(base, pwd.getpwnam("nobody").pw_uid, -1)
+        account = 65534 if os.geteuid() == 0 else os.geteuid()
+        os.chown(base, account, -1)
         done = subprocess.run([sys.executable, "-c", AS_NOBODY, base], capture_output=True,
                               text=True, check=False)
-        assert done.stdout.split() == ["65534", "65534"], done.stderr
+        assert done.stdout.split() == [str(account)] * 2, done.stderr
