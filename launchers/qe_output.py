@@ -22,6 +22,7 @@ _BOX = re.compile(
     r"%{20,}\s*\n\s*(?:Error in routine\s+(?P<routine>\S.*?)\s*\(\s*(?P<code>-?\d+)\s*\):|"
     r"task #\s+\d+\s*\n\s*from\s+(?P<routine2>\S.*?)\s*:\s*error #\s+(?P<code2>-?\d+))\s*\n"
     r"(?P<message>.*?)(?:\n\s*%{20,}|\n\s*\n|\Z)", re.DOTALL)
+_END = re.compile(r"This run was terminated on:.*\n\s*\n=-+=[ \t]*\n\s*JOB DONE\.[ \t]*\n=-+=")
 _ACCURACY = re.compile(r"estimated scf accuracy\s+<\s+([-+.\dEeDd]+|\*+|NaN)")
 _CPU = re.compile(r"total cpu time spent up to now is\s+([\d.]+)\s+secs")
 
@@ -63,7 +64,7 @@ def line_with(text: str, pattern: str) -> str | None:
 
 def is_finished(text: str) -> bool:
     """Whether the code came to its own end, good or bad."""
-    return "JOB DONE." in text[-4000:]
+    return _END.search(text[-8000:]) is not None
 
 
 def float_of(text: str) -> float:

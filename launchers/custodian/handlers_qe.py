@@ -62,11 +62,20 @@ def tool_rules(run: QeRun) -> list[Rule]:
 
 def _outside(run: QeRun) -> list[Rule]:
     return [
-        LauncherFailed(begun=STARTED, failure_id="QE_NOT_STARTED"),
+        QeNotStarted(begun=STARTED, failure_id="QE_NOT_STARTED"),
         qe_files.DiskFull(run), qe_box.OutOfMemory(run),
         QeKilled(finished=FINISHED, failure_id="QE_KILLED"),
         Frozen(FROZEN_ID), WalltimeStop(run), StoppedByUser(),
     ]
+
+
+@dataclass
+class QeNotStarted(LauncherFailed):
+    """Not started; some boxes come before the code has said its name."""
+
+    def find(self, attempt: Attempt) -> str | None:
+        """Look for the launcher's complaint where no box explains the end."""
+        return None if error_box(attempt.stdout) else super().find(attempt)
 
 
 @dataclass

@@ -174,7 +174,9 @@ class OutOfMemory:
         """Look for the kernel's, Slurm's, gfortran's and QE's words."""
         box = error_box(attempt.stdout)
         if box is not None:
-            return str(box) if re.search(r"cannot allocate|allocat", str(box)) else None
+            return str(box) if re.search(
+                r"cannot allocate|unable to allocate|allocation (?:failed|error)|"
+                r"insufficient memory", str(box), re.IGNORECASE) else None
         return memory_line(attempt.stderr) or line_with(
             attempt.stderr, r"Error allocating|Allocation would exceed memory limit|"
             r"Cannot allocate memory|bad_alloc")

@@ -86,7 +86,8 @@ class BrokenDensity:
         """Look for the box of the routine that reads it."""
         box = error_box(attempt.stdout)
         if box is not None and re.search(
-                r"read_rhog|read_scf|charge-density|reading.*rho", str(box), re.IGNORECASE):
+                r"read_rhog|read_scf|charge-density|reading.*rho|expected charges differ", str(box),
+                re.IGNORECASE):
             return str(box)
         end = line_with(attempt.stderr, r"file = '.*charge-density")
         return end if end and not is_finished(attempt.stdout) else None
@@ -119,7 +120,7 @@ class BrokenWavefunctions:
             found = line_with(attempt.stderr, r"Fortran runtime error: (?:Unformatted|End of file)")
         return found
 
-    def fix(self, attempt: Attempt, times: int) -> list[str] | None:  # noqa: PLR0911  a ladder
+    def fix(self, attempt: Attempt, times: int) -> list[str] | None:
         """Make new wavefunctions on the old density first, then all from scratch."""
         found = self.run.input
         if "inputph" in found.namelists:
@@ -148,7 +149,7 @@ class ResultMissing:
     run: QeRun
     failure_id: str = "QE_RESULT_INCOMPLETE"
 
-    def find(self, attempt: Attempt) -> str | None:
+    def find(self, attempt: Attempt) -> str | None:  # noqa: PLR0911  one file a return
         """Look at the XML, the density and the wavefunctions."""
         found = self.run.input
         io = str(found.get("control", "disk_io", "")).strip().lower()

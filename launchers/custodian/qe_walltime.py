@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orionflow.launchers.qe_output import line_with, longest_iteration
+from orionflow.launchers.qe_output import line_with, longest_iteration, read_xml
 
 if TYPE_CHECKING:
     from orionflow.launchers.custodian.qe_base import QeRun
@@ -44,14 +44,14 @@ class WalltimeStop:
 
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:  # noqa: ARG002  progress decides
         """Restart with the time that is left."""
-        from orionflow.launchers.qe_output import read_xml
-
-        if line_with(attempt.stdout, _PROGRESS) is None:
+        left = attempt.seconds_left()
+        endless = left > _DEFAULT_SECONDS
+        moved = line_with(attempt.stdout, _PROGRESS) is not None
+        if not moved and not endless:
             self.transient = False
             self.advice = ("not one step was finished in the time given: ask for more walltime "
                            "or more ranks")
             return None
-        left = attempt.seconds_left()
         iteration = longest_iteration(attempt.stdout)
         if left < max(15.0, 3 * iteration):
             return None
@@ -59,10 +59,11 @@ class WalltimeStop:
         group = "inputph" if "inputph" in found.namelists else "control"
         old = found.number(group, "max_seconds", _DEFAULT_SECONDS)
         # Without a known end the user's own limit is only too small for this job.
-        new = 4 * old if left == float("inf") else max_seconds(left, iteration)
+        new = max((4 if moved else 20) * old, 60.0) if endless else max_seconds(left, iteration)
         if group == "inputph":
             return self.run.edit(inputph={"max_seconds": new, "recover": True})
-        if read_xml(self.run.xml_path) is None:  # QE would start from scratch without a word
+        # Without the XML QE would start from scratch without a word.
+        if not moved or read_xml(self.run.xml_path) is None:
             return self.run.edit(control={"max_seconds": new, "restart_mode": "from_scratch"})
         return self.run.edit(control={"max_seconds": new, "restart_mode": "restart"})
 

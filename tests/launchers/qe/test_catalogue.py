@@ -1,0 +1,124 @@
+"""Every captured failure is named, corrected as the catalogue says, and not for ever."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from orionflow.launchers.custodian.rules import RuleHandler, find_failure
+from orionflow.launchers.failures import CATALOGUE
+from orionflow.launchers.failures_qe import QE_FAILURES
+
+DATA = Path(__file__).parents[2] / "data" / "qe_failures"
+FAILED = sorted(p.name for p in DATA.iterdir() if (p / "run.json").is_file())
+HEALTHY = sorted(p.name for p in (DATA / "healthy").iterdir())
+# Seen in the same captured text, under the name of what is done about them.
+ALSO = {"QE_PARENT_DISAGREES", "QE_PARENT_BROKEN"}
+
+# First change made to the input; None where a person must act.
+FIRST_CHANGE = {
+    "QE_SCF_NOT_CONVERGED": "electron_maxstep: 4 -> ",
+    "QE_SCF_PRETENDED": "electron_maxstep: 3 -> ",
+    "QE_MORE_BANDS_THAN_PW": "nbnd: 100 -> 0",
+    "QE_TOO_FEW_BANDS": "nbnd: 3 -> 0",
+    "QE_SMEARING_NEEDED": "occupations: (default) -> smearing",
+    "QE_METAL_AS_INSULATOR": "occupations: (default) -> smearing",
+    "QE_TOP_BAND_OCCUPIED": "nbnd: 2 -> 6",
+    "QE_NSTEP": "restart_mode: (default) -> restart",
+    "QE_FORCES_NOT_CONVERGED": "restart_mode: (default) -> from_scratch",
+    "QE_CELL_FACTOR": "cell_factor: 1.0001 -> 2.0002",
+    "QE_FINAL_PRESSURE": "restart_mode: (default) -> from_scratch",
+    "QE_XML_BROKEN": "restart_mode: restart -> from_scratch",
+    "QE_WFC_BROKEN": "startingwfc: file -> atomic+random",
+    "QE_POOLS": "-nk on the command line: 3 -> 2",
+    "QE_WALLTIME": "max_seconds: 1 -> 60",
+    "QE_KILLED": "run again unchanged",
+    "PH_NOT_CONVERGED": "recover: (default) -> .true.",
+    "PH_EPSIL_METAL": "epsil: .true. -> .false.",
+}
+HOPELESS = sorted(set(FAILED) - set(FIRST_CHANGE))
+
+
+def test_every_reproduced_failure_has_its_run():
+    named = {mode.id for mode in QE_FAILURES if mode.reproduced.startswith("qe_failures/")}
+    assert named == set(FAILED)
+
+
+@pytest.mark.parametrize("mode", QE_FAILURES, ids=lambda mode: mode.id)
+def test_evidence_in_catalogue_exists(mode):
+    assert mode.title
+    assert mode.advice
+    assert mode.shows
+    if mode.reproduced:
+        assert (DATA.parents[1] / "data" / mode.reproduced).exists() or (
+            DATA.parents[1] / mode.reproduced).exists()
+
+
+def test_ids_are_unique():
+    ids = [mode.id for mode in QE_FAILURES]
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("name", FAILED)
+def test_failure_is_named(captured, name):
+    case = captured(name)
+    found = find_failure(case.rules, case.attempt)
+    assert found is not None
+    assert found.rule.failure_id == name
+    assert found.evidence.strip()
+    assert name in CATALOGUE
+
+
+@pytest.mark.parametrize("name", sorted(FIRST_CHANGE))
+def test_correctable_failure_is_corrected(captured, name):
+    case = captured(name)
+    handler = RuleHandler(job=case.run.job, rules=case.rules)
+    handler.attempt = lambda directory: case.attempt
+    before = (case.folder / case.run.input_file).read_text()
+    assert handler.check(str(case.folder))
+    assert handler.correct(str(case.folder))["actions"]
+    (correction,) = handler.corrections
+    assert correction["changes"][0].startswith(FIRST_CHANGE[name])
+    assert correction["failure_id"] == name
+    kept = case.folder / correction["folder"] / case.run.input_file
+    assert kept.read_text() == before
+
+
+@pytest.mark.parametrize("name", HOPELESS)
+def test_hopeless_failure_stops_at_once_and_leaves_the_input(captured, name):
+    case = captured(name)
+    handler = RuleHandler(job=case.run.job, rules=case.rules)
+    handler.attempt = lambda directory: case.attempt
+    before = (case.folder / case.run.input_file).read_text()
+    assert handler.check(str(case.folder))
+    assert handler.correct(str(case.folder))["actions"] is None
+    assert handler.corrections == []
+    assert (case.folder / case.run.input_file).read_text() == before
+
+
+@pytest.mark.parametrize("name", FAILED)
+def test_corrections_stop(captured, name):
+    case = captured(name)
+    handler = RuleHandler(job=case.run.job, rules=case.rules, budget=5)
+    handler.attempt = lambda directory: case.attempt
+    rounds = 0
+    while handler.check(str(case.folder)) and handler.correct(str(case.folder))["actions"]:
+        rounds += 1
+        assert rounds <= 5
+    assert handler.failure is not None  # the validator refuses what is left
+    assert len(handler.corrections) == rounds
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_nothing_fires_on_healthy_run(captured, name):
+    case = captured(f"healthy/{name}")
+    found = find_failure(case.rules, case.attempt)
+    assert found is None, found.evidence
+
+
+@pytest.mark.parametrize("name", FAILED)
+def test_twin_of_each_failure_is_kept(name):
+    twin = json.loads((DATA / name / "run.json").read_text())["twin"]
+    assert twin in HEALTHY

@@ -1,0 +1,199 @@
+"""Killed ranks, launchers and owners; full disks; frozen codes: right name, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from orionflow.launchers.machine import load_machine
+from orionflow.launchers.run_input import Exit, parse_steps, run_input
+from orionflow.settings import load_settings
+
+needs_pw = pytest.mark.needs_code("pw.x", "mpirun")
+TWO = ["mpirun", "-np", "2", "--bind-to", "none", "--oversubscribe", "pw.x", "-in", "pw.in"]
+# A few seconds on two ranks: enough to be hit, short enough to run again.
+WORK = {"ecut": "24.0", "kpoints": "automatic\n  4 4 4 0 0 0",
+        "system": "nosym = .true., noinv = .true."}
+
+
+def processes(folder: Path, name: str = "") -> list[int]:
+    """Return the processes that work in a folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            if Path(os.readlink(entry / "cwd")) == folder and name in (
+                    (entry / "comm").read_text()):
+                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+                if state not in "ZX":
+                    found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def wait_until(condition, timeout=60.0):
+    end = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+    return value
+
+
+def started(folder, command=TWO):
+    """Start `orionflow run-input` as a user does and wait for the SCF to begin."""
+    process = subprocess.Popen(
+        [str(Path(sys.executable).with_name("orionflow")), "run-input", str(folder), "--", *command],
+        stdout=(folder / "said").open("wb"), stderr=subprocess.STDOUT)
+    wait_until(lambda: "iteration #" in _text(folder / "pw.out"))
+    return process
+
+
+def _text(path):
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def summary(folder):
+    return json.loads((folder / "run_input.json").read_text())
+
+
+def scripted(inputs, body, **options):
+    """Run an input whose command is a script in place of pw.x."""
+    inputs.silicon()
+    script = inputs.folder / "pw.sh"
+    script.write_text("#!/bin/sh\n" + body)
+    script.chmod(0o755)
+    steps = parse_steps(["./pw.sh", "-in", "pw.in"], inputs.folder, "pw.x")
+    lines = []
+    return run_input(inputs.folder, steps, load_settings(), load_machine("local"),
+                     say=lines.append, **options), lines
+
+
+@needs_pw
+@pytest.mark.parametrize("victim", ["rank", "mpirun", "group"])
+def test_killed_run_is_repeated_unchanged(inputs, victim):
+    text = inputs.silicon(**WORK).read_text()
+    process = started(inputs.folder)
+    mpirun = processes(inputs.folder, "mpirun")[0]
+    if victim == "rank":
+        os.kill(processes(inputs.folder, "pw.x")[0], signal.SIGKILL)
+    elif victim == "mpirun":
+        os.kill(mpirun, signal.SIGKILL)
+    else:
+        os.killpg(mpirun, signal.SIGTERM)
+    assert process.wait(120) == 0, _text(inputs.folder / "said")
+    (correction,) = summary(inputs.folder)["steps"][0]["corrections"]
+    assert correction["failure_id"] == "QE_KILLED"
+    assert correction["changes"] == ["run again unchanged"]
+    assert (inputs.folder / "pw.in").read_text() == text
+    assert processes(inputs.folder) == []
+
+
+@needs_pw
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_killed_owner_leaves_no_orphan_and_no_success(inputs, number):
+    text = inputs.silicon(**WORK).read_text()
+    process = started(inputs.folder)
+    os.kill(process.pid, number)
+    code = process.wait(30)
+    wait_until(lambda: not processes(inputs.folder), timeout=10)
+    assert code == (-9 if number == signal.SIGKILL else Exit.INTERRUPTED)
+    state = json.loads((inputs.folder / "orionflow_run.json").read_text())
+    assert state["state"] in {"running", "interrupted"}
+    assert (inputs.folder / "pw.in").read_text() == text
+
+
+def test_run_killed_every_time_is_transient(inputs):
+    outcome, _ = scripted(inputs, "kill -9 $$\n")
+    assert outcome.exit_code is Exit.TRANSIENT
+    assert outcome.failure_id == "QE_KILLED"
+    assert outcome.steps[0].record.attempts == 3
+
+
+@needs_pw
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_full_disk_is_no_success(inputs):
+    text = inputs.silicon().read_text()
+    out = inputs.folder / "out"
+    out.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(out)],
+                             check=False, capture_output=True)
+    if mounted.returncode:
+        pytest.skip("this container may not mount")
+    try:
+        steps = parse_steps(["pw.x", "-in", "pw.in"], inputs.folder)
+        outcome = run_input(inputs.folder, steps, load_settings(), load_machine("local"), say=len)
+    finally:
+        subprocess.run(["umount", str(out)], check=True)
+    assert outcome.exit_code is Exit.TRANSIENT
+    assert outcome.failure_id == "QE_DISK_FULL"
+    assert outcome.steps[0].record.attempts == 1
+    assert (inputs.folder / "pw.in").read_text() == text
+
+
+def test_frozen_code_is_ended_and_named(inputs):
+    outcome, _ = scripted(inputs, "echo '     Program PWSCF v.6.7'\nsleep 300 & wait\n",
+                          frozen_after=1.0)
+    assert outcome.exit_code is Exit.TRANSIENT
+    assert outcome.failure_id == "CODE_FROZEN"
+    assert outcome.steps[0].record.attempts == 2
+    assert processes(inputs.folder) == []
+
+
+def test_busy_silence_is_not_frozen(inputs):
+    outcome, _ = scripted(
+        inputs, "echo '     Program PWSCF v.6.7'\ni=0\n"
+        "while [ $i -lt 8 ]; do sleep 0.3; echo $i; i=$((i+1)); done\nexit 7\n", frozen_after=1.0)
+    assert outcome.failure_id == "CODE_UNKNOWN"
+    assert "return code 7" in outcome.message
+
+
+def test_claim_of_success_without_files_is_refused(inputs):
+    done = ("echo '     Program PWSCF v.6.7'\n"
+            "echo '!    total energy              =     -15.79449557 Ry'\n"
+            "echo '   This run was terminated on:  20:33:50  22Nov2026'\necho\n"
+            "echo '=------=';echo '   JOB DONE.';echo '=------='\n")
+    outcome, _ = scripted(inputs, done)
+    assert outcome.exit_code is Exit.EXHAUSTED
+    assert outcome.failure_id == "QE_RESULT_INCOMPLETE"
+
+
+def test_command_that_is_not_there_is_refused(inputs):
+    inputs.silicon()
+    steps = parse_steps(["./nothing.sh", "-in", "pw.in"], inputs.folder, "pw.x")
+    outcome = run_input(inputs.folder, steps, load_settings(), load_machine("local"), say=len)
+    assert outcome.exit_code is Exit.REFUSED
+    assert "nothing.sh" in outcome.message
+
+
+def test_short_job_costs_little_more_than_itself(inputs):
+    body = ("sleep 0.3\n"
+            "echo '     Program PWSCF v.6.7'\n")
+    script = inputs.folder / "bare.sh"
+    script.write_text("#!/bin/sh\n" + body)
+    script.chmod(0o755)
+    scripted(inputs, body)  # imports done
+
+    def bare():
+        begin = time.perf_counter()
+        subprocess.run([str(script)], check=True, cwd=inputs.folder, stdout=subprocess.DEVNULL)
+        return time.perf_counter() - begin
+
+    def whole():
+        begin = time.perf_counter()
+        scripted(inputs, body)
+        return time.perf_counter() - begin
+
+    # The best of a few: other work on the machine only ever adds.
+    assert min(whole() for _ in range(4)) - min(bare() for _ in range(4)) < 0.3
