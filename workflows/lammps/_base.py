@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 # Positions of a structure that went through a JSON document and back.
 _SAME = 1e-4
 _AVERAGED = ("temp", "pe", "ke", "etotal", "press", "vol")
-_SYMMETRY_SITES = 200
 # "No fixes defined, atoms won't move": in a static run they shall not.
 _EXPECTED = ("No fixes",)
 
@@ -165,6 +164,7 @@ def summarise(maker: LammpsMaker, setup: Setup, record: RunRecord,
         The run did not end as asked.
     """
     from orionflow.workflows.schemas import base, lammps
+    from orionflow.workflows.schemas.structure import structure_metadata
 
     folder, structure, frame = setup.folder, setup.structure, setup.frame
     first_step = setup.first_step or 0
@@ -211,7 +211,7 @@ def summarise(maker: LammpsMaker, setup: Setup, record: RunRecord,
         restart_file=inputs.FINAL_RESTART if maker.dynamic else None,
         thermo=lammps.ThermoTable(columns=columns),
         trajectory=_trajectory(folder, structure, frame, columns),
-        **metadata(result),
+        **structure_metadata(result),
     )
 
 
@@ -222,24 +222,6 @@ def _final_frame(folder: Path, step: int) -> outputs.Frame:
         raise OutputError(f"{path} is of step {final.step}, the log ends at step {step}",
                           path=path, expected=f"step {step}")
     return final
-
-
-def metadata(structure: Structure) -> dict[str, Any]:
-    """Return composition, volume and so on; symmetry for cells small enough to have any."""
-    from emmet.core.symmetry import SymmetryData
-
-    composition = structure.composition.remove_charges()
-    elements = sorted(e.symbol for e in composition.elements)
-    small = len(structure) <= _SYMMETRY_SITES
-    return {
-        "nsites": len(structure), "elements": elements, "nelements": len(elements),
-        "composition": composition, "composition_reduced": composition.reduced_composition,
-        "formula_pretty": composition.reduced_formula,
-        "formula_anonymous": composition.anonymized_formula, "chemsys": "-".join(elements),
-        "volume": structure.volume, "density": float(structure.density),
-        "density_atomic": structure.volume / len(structure),
-        "symmetry": SymmetryData.from_structure(structure) if small else None,
-    }
 
 
 def _structure(final: outputs.Frame, start: Structure, frame: Frame, *,

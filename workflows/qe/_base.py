@@ -113,6 +113,7 @@ def summarise(xml: PwXml, stdout: PwStdout, *, directory: Path, record: RunRecor
         kbar; a vc-relax whose final pressure is higher gets a warning.
     """
     from orionflow.workflows.schemas import base, qe
+    from orionflow.workflows.schemas.structure import structure_metadata
 
     structure = _final_structure(xml, start)
     results = qe.QeResults(
@@ -147,8 +148,8 @@ def summarise(xml: PwXml, stdout: PwStdout, *, directory: Path, record: RunRecor
         input_text=input_text, run=record, files=files, structure_sha256=structure_hash(start))
     comparable = {"functional": parameters["functional"], "ecutwfc": xml.ecutwfc,
                   "pseudopotentials": results.pseudopotentials}
-    document: QeTaskDocument = qe.QeTaskDocument.from_structure(
-        meta_structure=structure, structure=structure, output=output, qe=results,
+    return qe.QeTaskDocument(
+        **structure_metadata(structure), structure=structure, output=output, qe=results,
         code_version=stdout.version or xml.version, task_label=task_label,
         dir_name=f"{socket.gethostname()}:{directory.resolve()}", uuid=uuid, tags=tags,
         input=parameters, warnings=warnings, provenance=provenance,
@@ -156,7 +157,6 @@ def summarise(xml: PwXml, stdout: PwStdout, *, directory: Path, record: RunRecor
         bands=_bands(xml) if xml.calculation == "scf" else None,
         trajectory=[_step(step) for step in xml.steps] or None,
     )
-    return document
 
 
 def _final_structure(xml: PwXml, start: Structure) -> Structure:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from emmet.core.structure import StructureMetadata
 from pydantic import BaseModel, ConfigDict, Field
 from pymatgen.core import Structure  # noqa: TC002  pydantic reads it at run time
-from pymatgen.entries.computed_entries import ComputedEntry
 
 from orionflow import __version__
 from orionflow.launchers.record import RunRecord  # noqa: TC001  pydantic reads it at run time
+from orionflow.workflows.schemas.structure import StructureMetadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+    from pymatgen.entries.computed_entries import ComputedEntry
 
 SCHEMA_VERSION = 1
 
@@ -137,7 +138,8 @@ class TaskDocument(StructureMetadata):
     input: dict[str, Any] = Field(default_factory=dict, description="Parameters of the run.")
     structure: Structure
     output: Output
-    entry: ComputedEntry | None = None
+    # Any: pymatgen's entries take seconds to import, and few readers need one.
+    entry: Any = Field(default=None, description="pymatgen ComputedEntry of the result.")
     warnings: list[str] = Field(default_factory=list)
     provenance: Provenance
 
@@ -157,5 +159,7 @@ def computed_entry(structure: Structure, energy: float, uuid: str | None,
     parameters
         What entries must share to be comparable (functional, potential, cutoff ...).
     """
+    from pymatgen.entries.computed_entries import ComputedEntry
+
     return ComputedEntry(structure.composition.remove_charges(), energy, parameters=parameters,
                          entry_id=uuid)

@@ -140,7 +140,8 @@ class LammpsDocument(TaskDocument):
     ensemble: Ensemble
     force_field: ForceFieldDocument
     seed: int | None = Field(default=None, description="Of the initial velocities (and Langevin).")
-    steps: int = Field(description="Steps done by this run.")
+    steps: int = Field(description="Steps done by this run; more than asked for "
+                       "where a correction made the time step smaller.")
     time: float | None = Field(default=None, description="Simulated time of this run, ps.")
     minimization: Minimization | None = None
     averages: dict[str, Average] | None = None
