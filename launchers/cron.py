@@ -178,10 +178,13 @@ class _Cron:
         wanted = self._wanted()
         for _ in range(wanted):
             try:
-                self.report.submitted.append(self._submit())
+                job_id = self._submit()
             except LaunchError as error:
                 self._back_off(error)
                 raise
+            if job_id is None:
+                break
+            self.report.submitted.append(job_id)
         if wanted:
             stamp(self.state_file, failures=0, not_before=0.0, last_error="")
         else:
@@ -211,8 +214,11 @@ class _Cron:
         room = self.machine.allocation.max_queued - len(mine)
         return max(0, min(room, (self.report.ready or 0) - waiting))
 
-    def _submit(self) -> str:
-        """Submit one allocation through stock `qlaunch`; return its Slurm id."""
+    def _submit(self) -> str | None:
+        """Submit one allocation through stock `qlaunch`; return its Slurm id.
+
+        None when no READY job is left: launchers were faster.
+        """
         if not (self.project / QADAPTER_FILE).is_file():
             raise ConfigError(f"no {QADAPTER_FILE} in {self.project}",
                               hint="`orionflow init` writes it")
@@ -234,6 +240,9 @@ class _Cron:
         # qlaunch exits with 0 also when sbatch has failed.
         if found := _JOB_ID.search(done.stdout):
             return found[1]
+        if _NO_WORK in done.stdout:
+            folder.rmdir()
+            return None
         reason = sbatch_error(done.stdout)
         raise LaunchError(f"sbatch refused the allocation: {reason}", command=command,
                           code=done.returncode, stderr=reason,
@@ -248,6 +257,7 @@ class _Cron:
 
 
 _JOB_ID = re.compile(r"submission was successful and job_id is (\d+)")
+_NO_WORK = "No jobs exist in the LaunchPad for submission to queue"
 _RESPONSE = re.compile(r"The error response reads: b(['\"])(.*?)\1\s*$", re.MULTILINE)
 
 

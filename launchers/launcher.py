@@ -34,6 +34,7 @@ log = get_logger(__name__)
 _FOLDER_DATE = "%Y-%m-%d-%H-%M-%S-%f"
 # A job that takes longer to end its processes, or lost the exception, is asked once more.
 _RAISE_AGAIN = 25.0
+_STORE_PATIENCE_MS = 12 * 3600 * 1000
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
@@ -128,6 +129,7 @@ class Launcher:
         self.pad = open_launchpad(self.project, kind=RocketPad)
         self.pad.max_reruns = self.settings.max_reruns
         self.pad.patience = self._may_wait
+        make_job_store_patient()
         os.environ["ORIONFLOW_LAUNCHER"] = self.pad.identity.token
         log.info("%s", self.allocation.describe())
         with self._signals(), contextlib.redirect_stdout(sys.stderr):
@@ -334,6 +336,22 @@ def check_job_store(project: Path) -> None:
     except PyMongoError as error:
         raise StoreError(f"the JobStore of {path} does not answer: {error}",
                          hint="`orionflow db status`", transient=True) from error
+
+
+def make_job_store_patient() -> None:
+    """Have jobs wait for MongoDB when they store a result, instead of failing after 30 s.
+
+    A signal ends the waiting.
+    """
+    from jobflow import SETTINGS
+
+    store = SETTINGS.JOB_STORE
+    additional: dict[str, Any] = store.additional_stores  # type: ignore[has-type]  # untyped there
+    for one in (store.docs_store, *additional.values()):
+        options = getattr(one, "mongoclient_kwargs", None)
+        if isinstance(options, dict):
+            one.close()
+            options.setdefault("serverSelectionTimeoutMS", _STORE_PATIENCE_MS)
 
 
 def _inside_job(frame: FrameType | None) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import yaml
 from fireworks.core.launchpad import LaunchPad, LockedWorkflowError
@@ -36,6 +36,9 @@ LAUNCHPAD_FILE = "my_launchpad.yaml"
 CLAIM = "claim"
 SUBMITTING = "submitting"
 _LOCK_PATIENCE = 300.0
+Count = Literal["lost", "continued", "stopped"]
+# A month of computing in allocations of half a day, with three reruns.
+_CONTINUED_FACTOR = 20
 
 
 class ProjectLaunchPad(LaunchPad):
@@ -243,7 +246,7 @@ class ProjectLaunchPad(LaunchPad):
         return True
 
     def put_back_in_folder(self, fw_id: int, launch_id: int, folder: str, reason: str, *,
-                           counts: bool, most: int) -> bool:
+                           counts: Count, most: int) -> bool:
         """Make a firework READY again, to go on in its old folder, unless it did too often.
 
         Parameters
@@ -251,18 +254,25 @@ class ProjectLaunchPad(LaunchPad):
         folder
             Where it ran.
         counts
-            Whether this is one of the ``most`` reruns a firework may have by itself.
+            What this is: ``lost`` (nothing was gained; at most ``most`` times), ``continued``
+            (it got further and stopped by its clock; twenty times as often), or ``stopped`` from
+            outside (as often as people like).
+        most
+            Limit for ``lost``.
         """
-        doc = self.fireworks.find_one({"fw_id": fw_id}, {"spec._reruns": 1, "spec._launch_dir": 1})
+        doc = self.fireworks.find_one(
+            {"fw_id": fw_id}, {"spec._reruns": 1, "spec._continued": 1, "spec._launch_dir": 1})
         if doc is None:
             return False
-        reruns = int(doc["spec"].get("_reruns") or 0) + (1 if counts else 0)
-        if counts and reruns > most:
-            return False
         # A kill between claim and chdir leaves the new, empty folder in the launch.
-        own = doc["spec"].get("_launch_dir") or folder
-        return self.put_back(fw_id, launch_id, reason,
-                             spec={"_launch_dir": own, "_reruns": reruns})
+        spec: dict[str, Any] = {"_launch_dir": doc["spec"].get("_launch_dir") or folder}
+        for kind, name, limit in (("lost", "_reruns", most), ("continued", "_continued",
+                                                              _CONTINUED_FACTOR * most)):
+            if counts == kind:
+                spec[name] = int(doc["spec"].get(name) or 0) + 1
+                if spec[name] > limit:
+                    return False
+        return self.put_back(fw_id, launch_id, reason, spec=spec)
 
     # ----------------------------------------------------------------- locks and updates
 

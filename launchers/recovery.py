@@ -24,7 +24,7 @@ from orionflow.settings import load_settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from orionflow.launchers.launchpad import ProjectLaunchPad
+    from orionflow.launchers.launchpad import Count, ProjectLaunchPad
 
 log = get_logger(__name__)
 # Heartbeats come every minute. A launcher that nothing else is known of (another host without
@@ -114,7 +114,7 @@ class _Recovery:
             yield Step("unreserved", released, why)
         for launch in self.pad.launches.find(
                 {"state": "RUNNING", f"fworker.env.{ENV_KEY}": identity.to_dict()}):
-            yield from self._settle_launch(launch, why, counts=False)
+            yield from self._settle_launch(launch, why, counts="stopped")
 
     # -------------------------------------------------------------- workflows
 
@@ -287,7 +287,7 @@ class _Recovery:
                 continue
             if owner is not None and owner.alive_here() is False and not self.dry_run:
                 yield from self._orphan_processes(owner, fw["fw_id"])
-            yield from self._settle_launch(launch, f"its launcher is dead ({dead})", counts=True)
+            yield from self._settle_launch(launch, f"its launcher is dead ({dead})", counts="lost")
 
     def _ended(self, launch: dict[str, Any]) -> Iterator[Step]:
         """Its launch has ended, the firework does not know it yet; or it learns it just now."""
@@ -303,13 +303,13 @@ class _Recovery:
                 self.pad.put_back_in_folder(
                     fw_id, launch["launch_id"], launch["launch_dir"],
                     launch["action"]["stored_data"].get("_message", "put back"),
-                    counts=False, most=self.max_reruns)
+                    counts="stopped", most=self.max_reruns)
             else:
                 self.pad._refresh_wf(fw_id)  # noqa: SLF001  ours
         yield Step("refreshed", [fw_id], f"its launch is {launch['state']}")
 
     def _settle_launch(self, launch: dict[str, Any], why: str, *,
-                       counts: bool) -> Iterator[Step]:
+                       counts: Count) -> Iterator[Step]:
         from fireworks.core.firework import FWAction
 
         from orionflow.launchers.rocket import read_spool

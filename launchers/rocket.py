@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from fireworks.utilities.fw_serializers import DATETIME_HANDLER
 from pymongo.errors import ConnectionFailure
 
-from orionflow.errors import OrionflowError
+from orionflow.errors import CodeError, OrionflowError
 from orionflow.launchers.launchpad import ProjectLaunchPad
 from orionflow.log import get_logger
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fireworks.core.firework import FWAction
+
+    from orionflow.launchers.launchpad import Count
 
 log = get_logger(__name__)
 SPOOL_FILE = "orionflow_settle.json"
@@ -74,11 +76,13 @@ class RocketPad(ProjectLaunchPad):
     max_reruns = 3
     patience: Callable[[], bool]
     outcome: Outcome | None = None
+    running = -1
 
     def checkout_fw(self, *args: Any, **kwargs: Any) -> Any:
         """Claim a firework, and say so."""
         fw, launch_id = super().checkout_fw(*args, **kwargs)
         if fw is not None:
+            self.running = fw.fw_id
             log.info("firework %d (%s) started", fw.fw_id, fw.name)
         return fw, launch_id
 
@@ -95,11 +99,9 @@ class RocketPad(ProjectLaunchPad):
         """Store how a launch ended, or put its firework back."""
         # Rocket calls this from its `except` block.
         error = sys.exc_info()[1] if state == "FIZZLED" else None
-        launch = self.when_back(lambda: self.launches.find_one({"launch_id": launch_id})) or {}
-        fw_id = launch.get("fw_id", -1)
-        if error is not None and self._give_back(launch, error):
-            return launch
-        folder = Path(launch.get("launch_dir", "."))
+        fw_id, folder = self.running, Path.cwd()  # Rocket runs the job in its folder
+        if error is not None and self._give_back(launch_id, str(folder), error):
+            return {}
         spool = write_spool(folder, action, launch_id=launch_id, fw_id=fw_id, state=state,
                             database=self.name)
         complete = super().complete_launch
@@ -133,15 +135,14 @@ class RocketPad(ProjectLaunchPad):
                     log.info("MongoDB is back after %.0f s", time.monotonic() - since)
                 return value
 
-    def _give_back(self, launch: dict[str, Any], error: BaseException) -> bool:
-        reason, counts = transient_reason(error)
-        if not reason:
+    def _give_back(self, launch_id: int, folder: str, error: BaseException) -> bool:
+        if (found := transient_reason(error)) is None:
             return False
-        fw_id, folder = launch["fw_id"], launch["launch_dir"]
+        reason, counts = found
         done = self.when_back(lambda: self.put_back_in_folder(
-            fw_id, launch["launch_id"], folder, reason, counts=counts, most=self.max_reruns))
+            self.running, launch_id, folder, reason, counts=counts, most=self.max_reruns))
         if done:
-            self.outcome = Outcome(fw_id, launch["launch_id"], "READY", reason)
+            self.outcome = Outcome(self.running, launch_id, "READY", reason)
         return bool(done)
 
     def forget(self) -> None:
@@ -151,8 +152,8 @@ class RocketPad(ProjectLaunchPad):
         self.backup_fw_data.clear()
 
 
-def transient_reason(error: BaseException) -> tuple[str, bool]:
-    """Return why a failed job should run again, empty when it should not, and whether it counts.
+def transient_reason(error: BaseException) -> tuple[str, Count] | None:
+    """Return why a failed job should run again and how that counts, None when it should not.
 
     Parameters
     ----------
@@ -160,12 +161,14 @@ def transient_reason(error: BaseException) -> tuple[str, bool]:
         What the job raised.
     """
     if isinstance(error, Stopped):
-        return error.reason, error.counts
+        return error.reason, "lost" if error.counts else "stopped"
     if isinstance(error, ConnectionFailure):
-        return f"MongoDB did not answer: {_line(error)}", True
+        return f"MongoDB did not answer: {_line(error)}", "lost"
     if isinstance(error, OrionflowError) and error.transient:
-        return _line(error), True
-    return "", False
+        # A code that ran out of time without getting further says that it is not transient.
+        timed = isinstance(error, CodeError) and error.failure_id.endswith("_WALLTIME")
+        return _line(error), "continued" if timed else "lost"
+    return None
 
 
 def write_spool(folder: Path, action: FWAction | None, *, launch_id: int, fw_id: int, state: str,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+from fireworks import FiretaskBase, explicit_serialize
 from jobflow import Flow, Response, job
 
 from orionflow.errors import CodeError
@@ -36,13 +38,34 @@ def nap(seconds, folder):
 
 
 @job
-def out_of_time(times):
-    """Run out of walltime so often, counted in its own folder, then end well."""
+def touch_outside(seconds, folder):
+    """Take some time without any process of its own."""
+    marks = Path(folder)
+    (marks / "started.part").write_text(str(Path.cwd()))
+    (marks / "started.part").rename(marks / "started")
+    time.sleep(seconds)
+    with (marks / "ended").open("a") as file:
+        file.write("x")
+
+
+@explicit_serialize
+class Outside(FiretaskBase):
+    """The same for FireWorks alone: it writes to no JobStore."""
+
+    required_params = ("seconds", "folder")
+
+    def run_task(self, fw_spec):
+        touch_outside.original(self["seconds"], self["folder"])
+
+
+@job
+def out_of_time(times, failure_id="QE_WALLTIME"):
+    """Fail for an outside reason so often, counted in its own folder, then end well."""
     done = Path("attempts")
     count = len(done.read_text()) if done.exists() else 0
     if count < times:
         done.write_text("x" * (count + 1))
-        raise CodeError("QE_WALLTIME: time is over", failure_id="QE_WALLTIME",
+        raise CodeError(f"{failure_id}: not its fault", failure_id=failure_id,
                         folder=Path.cwd(), transient=True)
     return count
 

@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orionflow.launchers.cron import LOCK_FILE, STOP_FILE, cron_state, run_cron, sbatch_error
+from orionflow.launchers.cron import (
+    LOCK_FILE,
+    STATE_FILE,
+    STOP_FILE,
+    cron_state,
+    run_cron,
+    sbatch_error,
+    stamp,
+)
 from orionflow.launchers.launchpad import open_launchpad
 from orionflow.launchers.recovery import recover
 from orionflow.launchers.scheduler import Scheduler
@@ -153,14 +161,14 @@ class TestOnSlurm:
         assert cron_state(slurm_project)["failures"] == 1
         first = cron_state(slurm_project)["not_before"] - time.time()
         assert small_jobs.run("orionflow", "cron") == (0, "", "")
-        state = slurm_project / ".orionflow" / "cron.json"
-        state.write_text(state.read_text().replace('"not_before": 1', '"not_before": 0'))
+        state = slurm_project / ".orionflow" / STATE_FILE
+        stamp(state, not_before=0)
         assert small_jobs.run("orionflow", "cron")[0] == 1
         second = cron_state(slurm_project)["not_before"] - time.time()
         assert cron_state(slurm_project)["failures"] == 2
         assert second > 1.8 * first
         path.write_text(yaml.safe_dump(values))
-        state.write_text(state.read_text().replace('"not_before": 1', '"not_before": 0'))
+        stamp(state, not_before=0)
         assert small_jobs.run("orionflow", "cron")[0] == 0
         assert cron_state(slurm_project)["failures"] == 0
 

@@ -212,18 +212,19 @@ def test_the_end_of_the_time_stops_a_job_and_counts_as_a_rerun(project, pad, mar
 
 
 def test_out_of_walltime_goes_on_in_the_same_folder_until_done(project, pad):
-    submit(small_jobs.out_of_time(3))
+    submit(small_jobs.out_of_time(5))
     out, _ = launch()
-    assert "4 job(s) run: 1 completed, 3 put back" in out
+    assert "6 job(s) run: 1 completed, 5 put back" in out
     assert states(pad) == ["COMPLETED"]
     (folder,) = folders(pad, 1)
-    assert (Path(folder) / "attempts").read_text() == "xxx"
+    assert (Path(folder) / "attempts").read_text() == "xxxxx"
     fw = pad.fireworks.find_one()
-    assert (len(fw["launches"]), len(fw["archived_launches"])) == (1, 3)
+    assert (len(fw["launches"]), len(fw["archived_launches"])) == (1, 5)
+    assert fw["spec"]["_continued"] == 5
 
 
-def test_a_job_that_never_gets_further_fizzles_after_max_reruns(project, pad):
-    submit(small_jobs.out_of_time(99))
+def test_a_job_that_fails_again_and_again_fizzles_after_max_reruns(project, pad):
+    submit(small_jobs.out_of_time(99, "QE_KILLED"))
     launch()
     assert states(pad) == ["FIZZLED"]
     (folder,) = folders(pad, 1)

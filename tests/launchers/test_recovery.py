@@ -1,0 +1,172 @@
+"""What killed processes of other tools leave behind, and what recovery makes of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from fireworks import LaunchPad
+from fireworks.core.fworker import FWorker
+from jobflow import Flow
+from jobflow.managers.fireworks import flow_to_workflow
+
+from orionflow.launchers.identity import LauncherIdentity
+from orionflow.launchers.launchpad import open_launchpad
+from orionflow.launchers.recovery import recover
+from orionflow.launchers.services.processes import ProcessIdentity
+
+sys.path.append(str(Path(__file__).parents[1] / "fakes"))
+from small_jobs import add
+
+pytestmark = pytest.mark.needs_mongod
+
+
+@pytest.fixture
+def pad(project):
+    pad = open_launchpad(project)
+    yield pad
+    pad.close()
+
+
+@pytest.fixture
+def stock(project, pad):
+    stock = LaunchPad.from_file(str(project / "my_launchpad.yaml"))
+    # Not FireWorks' own tasks: to find those it imports its whole test suite.
+    first = add(1, 2)
+    pad.add_once(flow_to_workflow(Flow([first, add(first.output, 3)])))
+    yield stock
+    stock.connection.close()
+
+
+def dead_launcher():
+    """A process of this host that has ended."""
+    process = subprocess.Popen(["sleep", "60"])
+    me = LauncherIdentity.of_this_process()
+    there = ProcessIdentity.of(process.pid)
+    process.kill()
+    process.wait()
+    return LauncherIdentity(host=me.host, boot=me.boot, pid=there.pid, started=there.started,
+                            pid_namespace=me.pid_namespace)
+
+
+def long_ago(seconds):
+    return datetime.now(UTC) - timedelta(seconds=seconds)
+
+
+def test_identity_tells_living_from_dead_and_from_strangers():
+    me = LauncherIdentity.of_this_process()
+    assert me.alive_here() is True
+    assert dead_launcher().alive_here() is False
+    again = LauncherIdentity.from_dict(me.to_dict())
+    assert again == me
+    later = LauncherIdentity(**{**me.to_dict(), "started": me.started + 1})
+    assert later.alive_here() is False  # the number was given to another process
+    for field in ("host", "boot", "pid_namespace"):
+        other = LauncherIdentity(**{**me.to_dict(), field: "other"})
+        assert other.alive_here() is None
+    assert LauncherIdentity.from_dict({"pid": 1}) is None
+    assert LauncherIdentity.from_dict(None) is None
+
+
+def test_nothing_is_done_when_all_is_well(project, pad, stock):
+    assert recover(project, pad) == []
+
+
+def test_a_lock_of_a_dead_process_is_taken_away_and_a_living_ones_not(project, pad, stock):
+    pad.workflows.update_one({}, {"$set": {"locked": pad.identity.to_dict()}})
+    assert recover(project, pad) == []
+    pad.workflows.update_one({}, {"$set": {"locked": dead_launcher().to_dict()}})
+    (step,) = recover(project, pad)
+    assert step.what == "unlocked"
+    assert "locked" not in pad.workflows.find_one()
+
+
+def test_a_nameless_lock_is_taken_away_only_after_two_minutes_without_change(project, pad, stock):
+    pad.workflows.update_one({}, {"$set": {"locked": True}})
+    assert recover(project, pad) == []
+    assert recover(project, pad) == []
+    pad.workflows.update_one({}, {"$set": {"lock_seen": long_ago(100)}})
+    assert recover(project, pad) == []
+    pad.workflows.update_one({}, {"$set": {"lock_seen": long_ago(130)}})
+    (step,) = recover(project, pad)
+    assert step.what == "unlocked"
+    assert not {"locked", "lock_seen"} & set(pad.workflows.find_one())
+
+
+def test_the_mark_of_a_lock_that_was_released_is_forgotten(project, pad, stock):
+    pad.workflows.update_one({}, {"$set": {"locked": True}})
+    recover(project, pad)
+    pad.workflows.update_one({}, {"$unset": {"locked": ""}})
+    recover(project, pad)
+    assert "lock_seen" not in pad.workflows.find_one()
+
+
+def test_a_claim_of_a_dead_launcher_is_freed(project, pad, stock):
+    claim = {**dead_launcher().to_dict(), "at": "2026-01-01T00:00:00+00:00"}
+    pad.fireworks.update_one({"fw_id": 1}, {"$set": {"state": "RESERVED", "claim": claim}})
+    (step,) = recover(project, pad)
+    assert (step.what, step.fw_ids) == ("unreserved", [1])
+    fw = pad.fireworks.find_one({"fw_id": 1})
+    assert fw["state"] == "READY"
+    assert "claim" not in fw
+
+
+def test_a_stock_reservation_without_launch_is_freed_after_a_while(project, pad, stock):
+    """What FireWorks leaves when it is killed between claim and launch; it never finds it."""
+    pad.fireworks.update_one({"fw_id": 1}, {"$set": {"state": "RESERVED",
+                                                     "updated_on": long_ago(60)}})
+    assert stock.detect_unreserved(0) == []
+    assert recover(project, pad) == []
+    pad.fireworks.update_one({"fw_id": 1}, {"$set": {"updated_on": long_ago(1200)}})
+    (step,) = recover(project, pad)
+    assert step.what == "unreserved"
+    assert pad.fireworks.find_one({"fw_id": 1})["state"] == "READY"
+
+
+def test_a_launch_completed_behind_its_fireworks_back_is_carried_through(project, pad, stock):
+    """Killed between the launch and the workflow: the children would wait for ever."""
+    fw, launch_id = stock.checkout_fw(FWorker(), str(project))
+    before = long_ago(600).isoformat()
+    pad.launches.update_one({"launch_id": launch_id}, {
+        "$set": {"state": "COMPLETED", "action": {
+            "stored_data": {}, "exit": False, "update_spec": {}, "mod_spec": [],
+            "additions": [], "detours": [], "defuse_children": False}},
+        "$push": {"state_history": {"state": "COMPLETED", "created_on": before}}})
+    assert fw.fw_id == 1
+    assert pad.fireworks.find_one({"fw_id": 1})["state"] == "RUNNING"
+    (step,) = recover(project, pad)
+    assert (step.what, step.fw_ids) == ("refreshed", [1])
+    assert [f["state"] for f in pad.fireworks.find(sort=[("fw_id", 1)])] == ["COMPLETED", "READY"]
+
+
+def test_a_stock_rlaunch_is_given_up_only_after_hours_of_silence(project, pad, stock):
+    _, launch_id = stock.checkout_fw(FWorker(), str(project))
+    for hours, lost in ((1, False), (5, True)):
+        pad.launches.update_one({"launch_id": launch_id}, {"$set": {
+            "state_history.0.updated_on": long_ago(3600 * hours).isoformat()}})
+        steps = recover(project, pad)
+        assert [s.what for s in steps] == (["put back"] if lost else [])
+    assert pad.fireworks.find_one({"fw_id": 1})["state"] == "READY"
+
+
+def test_fireworks_of_a_killed_submission_are_removed_after_an_hour(project, pad, stock):
+    pad.fireworks.insert_one({"fw_id": 99, "state": "WAITING", "launches": [], "spec": {},
+                              "archived_launches": [], "created_on": long_ago(60).isoformat()})
+    assert recover(project, pad) == []
+    pad.fireworks.update_one({"fw_id": 99},
+                             {"$set": {"created_on": long_ago(4000).isoformat()}})
+    (step,) = recover(project, pad)
+    assert (step.what, step.fw_ids) == ("removed", [99])
+    assert pad.fireworks.count_documents({}) == 2
+
+
+def test_two_recoveries_put_a_job_back_once(project, pad, stock):
+    owner = dead_launcher()
+    worker = FWorker(env={"orionflow": owner.to_dict()})
+    _, launch_id = stock.checkout_fw(worker, str(project))
+    assert pad.put_back(1, launch_id, "first")
+    assert not pad.put_back(1, launch_id, "second")
+    assert pad.fireworks.find_one({"fw_id": 1})["archived_launches"] == [launch_id]
