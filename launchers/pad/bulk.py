@@ -80,40 +80,40 @@ def set_all(pad: OrionLaunchPad, fw_id: int, state: str, *, keep: Sequence[str],
     int
         Fireworks changed.
     """
-    doc = pad.locks.acquire(fw_id)
-    nodes, when = doc["nodes"], now_text()
-    archiving = [{"$set": {
-        "archived_launches": {"$setUnion": [
-            {"$ifNull": ["$archived_launches", []]}, {"$ifNull": ["$launches", []]}]},
-        "launches": [], "state": state, "updated_on": when}}]
-    changed = 0
-    for part in _chunks(nodes):
-        here: Doc = {"fw_id": {"$in": part}}
-        # In this order: what is claimed between the two is archived.
-        done = pad.fireworks.bulk_write([
-            UpdateMany({**here, "state": {"$nin": [*keep, *archive, state]}},
-                       {"$set": {"state": state, "updated_on": when}}),
-            *([UpdateMany({**here, "state": {"$in": list(archive)}}, archiving)]
-              if archive else []),
-        ])
-        changed += done.modified_count
-    _states_from_fireworks(pad, doc)
+    with pad.locks.holding(fw_id) as doc:
+        nodes, when = doc["nodes"], now_text()
+        archiving = [{"$set": {
+            "archived_launches": {"$setUnion": [
+                {"$ifNull": ["$archived_launches", []]}, {"$ifNull": ["$launches", []]}]},
+            "launches": [], "state": state, "updated_on": when}}]
+        changed = 0
+        for part in _chunks(nodes):
+            here: Doc = {"fw_id": {"$in": part}}
+            # In this order: what is claimed between the two is archived.
+            done = pad.fireworks.bulk_write([
+                UpdateMany({**here, "state": {"$nin": [*keep, *archive, state]}},
+                           {"$set": {"state": state, "updated_on": when}}),
+                *([UpdateMany({**here, "state": {"$in": list(archive)}}, archiving)]
+                  if archive else []),
+            ])
+            changed += done.modified_count
+        _states_from_fireworks(pad, doc)
     return changed
 
 
 def reignite(pad: OrionLaunchPad, fw_id: int, *, old: str) -> int:
     """Wake all fireworks of a workflow that are DEFUSED (or PAUSED): WAITING or READY again."""
-    doc = pad.locks.acquire(fw_id)
-    graph = Graph(pad, doc)
-    graph.load(graph.links)
-    asleep = [i for i, v in graph.views.items() if v.state == old]
-    for i in asleep:
-        graph.views[i].state = "WAITING"
-        graph.states[i] = "WAITING"
-    for i in asleep:
-        graph.refresh(i)
-        graph.mark(i)
-    commit(graph)
+    with pad.locks.holding(fw_id) as doc:
+        graph = Graph(pad, doc)
+        graph.load(graph.links)
+        asleep = [i for i, v in graph.views.items() if v.state == old]
+        for i in asleep:
+            graph.views[i].state = "WAITING"
+            graph.states[i] = "WAITING"
+        for i in asleep:
+            graph.refresh(i)
+            graph.mark(i)
+        commit(graph)
     return len(asleep)
 
 

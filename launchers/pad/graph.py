@@ -113,6 +113,7 @@ class Graph:
         self._settled_by: dict[int, int] = {}
         self._new: list[int] = []
         self._known: dict[int, Doc] = {}
+        self._numbered: list[tuple[Firework, int]] = []
 
     # ------------------------------------------------------------------ looking
 
@@ -390,6 +391,11 @@ class Graph:
         """Whether new fireworks are to be inserted."""
         return bool(self._new)
 
+    def forget_ids(self) -> None:
+        """Take the new fireworks' ids back, so that the same action can be applied once more."""
+        for fw, old in self._numbered:
+            fw.fw_id = old
+
     @property
     def new_ids(self) -> list[int]:
         """Ids of the new fireworks; negative until they are inserted."""
@@ -405,6 +411,7 @@ class Graph:
             fw = self.views[old].new
             if fw is None:  # `_new` holds nothing else
                 raise ValueError(f"no firework {old}")
+            self._numbered.append((fw, old))
             fw.fw_id = ids[old]
             doc = fw.to_db_dict()
             if doc["state"] == "READY":

@@ -263,22 +263,16 @@ class OrionLaunchPad(LaunchPad):
     @contextmanager
     def _graph(self, fw_id: int) -> Iterator[Graph]:
         """Hold a workflow's lock; what was changed in the graph is written at the end."""
-        doc = self.locks.acquire(fw_id)
-        try:
+        with self.locks.holding(fw_id) as doc:
             graph = Graph(self, doc)
             yield graph
             commit(graph)
-        except BaseException:
-            self.locks.release(doc)
-            raise
 
     @contextmanager
     def locked(self, fw_id: int) -> Iterator[Doc]:
         """Hold the lock of a firework's workflow; gives the workflow's document."""
-        doc = self.locks.acquire(fw_id)
-        try:
+        with self.locks.holding(fw_id) as doc:
             yield doc
-        finally:
             self.locks.release(doc)
 
     def _refresh_wf(self, fw_id: int) -> None:

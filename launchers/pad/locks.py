@@ -12,14 +12,16 @@ import random
 import socket
 import time
 import uuid
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fireworks.core.launchpad import LockedWorkflowError, WFLock
 from pymongo import ReturnDocument
+from pymongo.errors import PyMongoError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from orionflow.launchers.pad.documents import Doc
     from orionflow.launchers.pad.launchpad import OrionLaunchPad
@@ -29,6 +31,7 @@ LEASE = 60.0
 #: A lock of stock FireWorks bears no time; it is dead when its workflow has not changed for this
 #: long under somebody's eyes, s.
 STOCK_LEASE = 90.0
+_ADOPTION = 30.0
 UNLOCKED: Doc = {"$exists": False}
 
 
@@ -82,13 +85,13 @@ class Locks:
         """Lock at least one, and as many as are free, of the workflows of these fireworks."""
         wanted = list(fw_ids)
         seconds, kill = patience()
-        end, pause, tries = time.monotonic() + seconds, 0.002, 0
+        begin = time.monotonic()
+        end, pause, tries = begin + seconds, 0.002, 0
         while True:
             if docs := self._try(wanted):
                 return docs
             tries += 1
-            if tries == 1 and self.pad.workflows.find_one(
-                    {"nodes": {"$in": wanted}}, {"_id": 1}) is None:
+            if tries % 8 == 1 and self._homeless(wanted, time.monotonic() - begin):
                 raise ValueError(f"Could not find workflow in database: {wanted[0]}")
             if (tries % 8 == 0 or self._abandoned or time.monotonic() > end) and (
                     doc := self._break_dead(wanted, kill=kill and time.monotonic() > end)):
@@ -98,17 +101,32 @@ class Locks:
             time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  only spreads the load
             pause = min(1.5 * pause, 0.15)
 
+    def _homeless(self, wanted: list[int], waited: float) -> bool:
+        """Return whether fireworks belong to no workflow, and will not soon.
+
+        Stock FireWorks makes new fireworks READY before their workflow knows them.
+        """
+        if self.pad.workflows.find_one({"nodes": {"$in": wanted}}, {"_id": 1}) is not None:
+            return False
+        return waited > _ADOPTION or self.pad.fireworks.find_one(
+            {"fw_id": {"$in": wanted}}, {"_id": 1}) is None
+
     def _try(self, wanted: list[int]) -> list[Doc]:
         token, lock = self._new()
+        # Should the answer be lost, the lock is ours and nobody knows.
+        self._abandoned.add(token)
+        docs: list[Doc] = []
         if len(wanted) == 1:
             doc = self.pad.workflows.find_one_and_update(
                 {"nodes": wanted[0], "locked": UNLOCKED}, lock,
                 return_document=ReturnDocument.AFTER)
-            return [doc] if doc else []
-        which = {"nodes": {"$in": wanted}}
-        if self.pad.workflows.update_many({**which, "locked": UNLOCKED}, lock).matched_count == 0:
-            return []
-        return list(self.pad.workflows.find({**which, "locked.token": token}))
+            docs = [doc] if doc else []
+        elif self.pad.workflows.update_many(
+                {"nodes": {"$in": wanted}, "locked": UNLOCKED}, lock).matched_count:
+            docs = list(self.pad.workflows.find(
+                {"nodes": {"$in": wanted}, "locked.token": token}))
+        self._abandoned.discard(token)
+        return docs
 
     def _break_dead(self, wanted: list[int], *, kill: bool = False) -> Doc | None:
         """Take over the first lock whose owner must be dead, and repair what it left."""
@@ -157,6 +175,19 @@ class Locks:
         self.repair(doc)
         now: Doc | None = self.pad.workflows.find_one({"_id": doc["_id"], "locked.token": token})
         return now
+
+    @contextmanager
+    def holding(self, fw_id: int) -> Iterator[Doc]:
+        """Lock a workflow; whoever uses this unlocks it, unless an error ends it."""
+        doc = self.acquire(fw_id)
+        try:
+            yield doc
+        except PyMongoError:
+            self.abandon(doc)
+            raise
+        except BaseException:
+            self.release(doc)
+            raise
 
     def abandon(self, doc: Doc) -> None:
         """Let a lock be broken at once when its workflow is next wanted: the database went away."""

@@ -90,17 +90,17 @@ def _repair_live(pad: OrionLaunchPad, grace: float, repairs: Repairs) -> None:
 
 def put_back_unstarted(pad: OrionLaunchPad, fw: Doc) -> bool:
     """Make READY a firework that was claimed by one who died before its launch existed."""
-    doc = pad.locks.acquire(fw["fw_id"])
-    done = pad.fireworks.update_one(
-        {"fw_id": fw["fw_id"], "state": fw["state"], "launches": fw["launches"],
-         "updated_on": fw["updated_on"]},
-        {"$set": {"state": "READY", "launches": [], "updated_on": now_text()}}).modified_count
-    if not done:
-        pad.locks.release(doc)
-        return False
-    graph = Graph(pad, doc)
-    graph.refresh(fw["fw_id"])
-    commit(graph)
+    with pad.locks.holding(fw["fw_id"]) as doc:
+        done = pad.fireworks.update_one(
+            {"fw_id": fw["fw_id"], "state": fw["state"], "launches": fw["launches"],
+             "updated_on": fw["updated_on"]},
+            {"$set": {"state": "READY", "launches": [], "updated_on": now_text()}}).modified_count
+        if not done:
+            pad.locks.release(doc)
+            return False
+        graph = Graph(pad, doc)
+        graph.refresh(fw["fw_id"])
+        commit(graph)
     return True
 
 

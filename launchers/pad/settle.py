@@ -375,24 +375,34 @@ class Settler:
                 for outcome in pending.values():
                     result.errors[outcome.launch_id] = error
                 return
-            graphs, batches = [], []
-            for doc in docs:
-                here = [pending[i] for i in doc["nodes"] if i in pending]
-                # One that adds fireworks may fail, and shall then take nobody with it.
-                heavy = [o for o in here if changes_graph(o.action)]
-                batch = heavy[:1] or here
-                for outcome in batch:
-                    del pending[outcome.fw_id]
-                graphs.append(Graph(self.pad, doc))
-                batches.append(batch)
-            load_views(self.pad, graphs, [
-                i for g, b in zip(graphs, batches, strict=True)
-                for o in b for i in (o.fw_id, *g.links.get(o.fw_id, ()))])
-            good = [(g, b) for g, b in zip(graphs, batches, strict=True)
-                    if self._finish_all(g, b, result, pending)]
-            self._commit(good, result, pending)
+            try:
+                self._settle_docs(docs, pending, result)
+            except PyMongoError:
+                for doc in docs:
+                    self.pad.locks.abandon(doc)
+                raise
         if clashing:
             self._settle_locked(clashing, result)
+
+    def _settle_docs(self, docs: list[Doc], pending: dict[int, Outcome],
+                     result: Settled) -> None:
+        """Settle what has ended in these workflows, locked by us."""
+        graphs, batches = [], []
+        for doc in docs:
+            here = [pending[i] for i in doc["nodes"] if i in pending]
+            # One that adds fireworks may fail, and shall then take nobody with it.
+            heavy = [o for o in here if changes_graph(o.action)]
+            batch = heavy[:1] or here
+            for outcome in batch:
+                del pending[outcome.fw_id]
+            graphs.append(Graph(self.pad, doc))
+            batches.append(batch)
+        load_views(self.pad, graphs, [
+            i for g, b in zip(graphs, batches, strict=True)
+            for o in b for i in (o.fw_id, *g.links.get(o.fw_id, ()))])
+        good = [(g, b) for g, b in zip(graphs, batches, strict=True)
+                if self._finish_all(g, b, result, pending)]
+        self._commit(good, result, pending)
 
     def _finish_all(self, graph: Graph, batch: list[Outcome], result: Settled,
                     pending: dict[int, Outcome]) -> bool:
@@ -407,14 +417,13 @@ class Settler:
             if graph.grows:
                 commit(graph)
         except PyMongoError:
-            self.pad.locks.abandon(graph.doc)
+            graph.forget_ids()
             raise
         except LostLockError:
-            # The new fireworks are unreachable, and their objects have got ids. Start anew.
+            # The new fireworks are in no workflow. Start anew.
             self.pad.fireworks.delete_many({"fw_id": {"$in": graph.new_ids}})
-            for outcome in batch:
-                outcome.action = self.pad.get_launch_by_id(outcome.launch_id).action
-                pending[outcome.fw_id] = outcome
+            graph.forget_ids()
+            pending.update({o.fw_id: o for o in batch})
             return False
         except Exception as error:  # noqa: BLE001  an action is a user's code: any error may come
             self.pad.locks.release(graph.doc)
@@ -442,10 +451,6 @@ class Settler:
             # Nothing wrong was written. Ask again, with new locks.
             pending.update({o.fw_id: o for _, b in small for o in b})
             good = [(g, b) for g, b in good if g.grows]
-        except PyMongoError:
-            for graph, _ in small:
-                self.pad.locks.abandon(graph.doc)
-            raise
         for graph, batch in good:
             result.done += [o.launch_id for o in batch]
             self._new_witnesses(graph, batch)

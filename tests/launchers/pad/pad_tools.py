@@ -5,11 +5,11 @@ from fireworks import FiretaskBase, Firework, FWAction, FWorker, explicit_serial
 WORKER = FWorker("test")
 
 
-# Not one of FireWorks' own tasks: it looks for those by importing all of fireworks.user_objects, and
-# the tests in there use markers that pytest's --strict-markers refuses.
+# Not one of FireWorks' own tasks: it looks for those by importing all of fireworks.user_objects,
+# and the tests in there use markers that pytest's --strict-markers refuses.
 @explicit_serialize
 class Nothing(FiretaskBase):
-    def run_task(self, fw_spec):
+    def run_task(self, fw_spec):  # noqa: ARG002  FireWorks' signature
         return FWAction()
 
 
@@ -33,7 +33,7 @@ def states(pad):
     return {fw["fw_id"]: fw["state"] for fw in pad.fireworks.find()}
 
 
-def problems(pad):
+def problems(pad):  # noqa: C901, PLR0912  one list of all rules
     """Everything in a database at rest that contradicts FireWorks' rules, as readable lines."""
     found = []
     fws = {fw["fw_id"]: fw for fw in pad.fireworks.find()}

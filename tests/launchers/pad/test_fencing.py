@@ -91,7 +91,7 @@ def test_heartbeat_names_launches_that_must_stop(pad):
 
 
 def test_same_end_told_twice_counts_once(pad):
-    fw_id, launch_id = claim_first_of_two(pad)
+    _, launch_id = claim_first_of_two(pad)
     action = FWAction(mod_spec=[{"_inc": {"count": 1}}])
     for _ in range(3):
         pad.complete_launch(launch_id, action, "COMPLETED")

@@ -21,7 +21,7 @@ class Killer(CommandListener):
     def __init__(self):
         self.left = None
 
-    def started(self, event):
+    def started(self, event):  # noqa: ARG002  pymongo's signature
         if self.left is None:
             return
         self.left -= 1
@@ -115,7 +115,7 @@ def no_patience(monkeypatch):
     monkeypatch.setattr(locks, "STOCK_LEASE", 0.0)
 
 
-def every_moment(cls, access, pad, prepare, work, check):
+def every_moment(cls, access, pad, *, prepare, work, check):
     commands = 0
     while True:
         pad.reset("", require_password=False)
@@ -137,8 +137,8 @@ def finish(pad, number):
 
 @pytest.mark.parametrize(("name", "number", "least"), [("first", 4, 7), ("adds", 6, 9)])
 def test_job_killed_anywhere_counts_once(database, pad, no_patience, name, number, least):
-    moments = every_moment(OrionLaunchPad, database, pad, lambda p: p.add_wf(diamond(name)),
-                           one_job, finish(pad, number))
+    moments = every_moment(OrionLaunchPad, database, pad, work=one_job, check=finish(pad, number),
+                           prepare=lambda p: p.add_wf(diamond(name)))
     assert moments >= least
 
 
@@ -147,7 +147,8 @@ def test_group_killed_anywhere_counts_once(database, pad, no_patience):
         pad.bulk_add_wfs([diamond(), noop("single"), noop("single"),
                           Workflow([noop("a"), noop("b")])])
 
-    every_moment(OrionLaunchPad, database, pad, prepare, a_group, finish(pad, 8))
+    every_moment(OrionLaunchPad, database, pad, prepare=prepare, work=a_group,
+                 check=finish(pad, 8))
 
 
 def test_submission_killed_anywhere_leaves_all_or_nothing(database, pad, no_patience):
@@ -159,8 +160,8 @@ def test_submission_killed_anywhere_leaves_all_or_nothing(database, pad, no_pati
         if there:
             expect_each_once(pad, 4)
 
-    every_moment(OrionLaunchPad, database, pad, lambda p: None,
-                 lambda p: p.add_wf(diamond()), check)
+    every_moment(OrionLaunchPad, database, pad, prepare=lambda _: None,
+                 work=lambda p: p.add_wf(diamond()), check=check)
 
 
 def test_defuse_killed_anywhere_can_be_repeated(database, pad, no_patience):
@@ -174,8 +175,8 @@ def test_defuse_killed_anywhere_can_be_repeated(database, pad, no_patience):
         assert problems(pad) == [] or all("parents" in p for p in problems(pad))
         assert pad.workflows.find_one()["state"] == "DEFUSED"
 
-    every_moment(OrionLaunchPad, database, pad, prepare,
-                 lambda p: p.defuse_wf(min(p.get_fw_ids())), check)
+    every_moment(OrionLaunchPad, database, pad, prepare=prepare, check=check,
+                 work=lambda p: p.defuse_wf(min(p.get_fw_ids())))
 
 
 def test_rerun_killed_anywhere_ends_completed(database, pad, no_patience):
@@ -188,8 +189,8 @@ def test_rerun_killed_anywhere_ends_completed(database, pad, no_patience):
         assert problems(pad) == []
         assert set(states(pad).values()) == {"COMPLETED"}
 
-    every_moment(OrionLaunchPad, database, pad, prepare,
-                 lambda p: p.rerun_fw(max(p.get_fw_ids({"name": "first"}))), check)
+    every_moment(OrionLaunchPad, database, pad, prepare=prepare, check=check,
+                 work=lambda p: p.rerun_fw(max(p.get_fw_ids({"name": "first"}))))
 
 
 def test_stock_rocket_killed_anywhere_ends_completed(database, pad, no_patience):
@@ -204,5 +205,5 @@ def test_stock_rocket_killed_anywhere_ends_completed(database, pad, no_patience)
         assert problems(pad) == []
         assert set(states(pad).values()) == {"COMPLETED"}
 
-    assert every_moment(LaunchPad, database, pad, lambda p: p.add_wf(diamond()),
-                        plain_job, check) > 20
+    assert every_moment(LaunchPad, database, pad, prepare=lambda p: p.add_wf(diamond()),
+                        work=plain_job, check=check) > 20
