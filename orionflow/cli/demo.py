@@ -81,11 +81,7 @@ def demo(
         last = _run(project, launchpad, campaign, slurm=slurm)
         _report(project, campaign, last, time.monotonic() - begin)
         if last.count("COMPLETED") < len(last.states):
-            failed = [i for i, s in sorted(last.states.items()) if s == "FIZZLED"]
-            raise LaunchError(
-                f"{len(last.states) - last.count('COMPLETED')} of {len(last.states)} jobs did not "
-                f"complete; failed: {', '.join(map(str, failed)) or 'none'}",
-                hint=f"cd {shlex.quote(str(project))}; orionflow show --campaign {campaign}")
+            raise _incomplete(project, campaign, last)
         _look_further(project, campaign, running=not stop)
 
 
@@ -229,6 +225,19 @@ def _report(project: Path, campaign: str, last: Snapshot, seconds: float) -> Non
     out.print(f"\n{last.count('COMPLETED')} of {len(last.states)} jobs completed in "
               f"{seconds:.0f} s: {where}, {runs['core_seconds'].sum():.0f} core-seconds in pw.x "
               "and lmp", soft_wrap=True)
+
+
+def _incomplete(project: Path, campaign: str, last: Snapshot) -> LaunchError:
+    from orionflow.analysis.tables import jobs
+
+    failed = jobs(campaign=campaign, state="FIZZLED", project=project)
+    missing = len(last.states) - last.count("COMPLETED")
+    lines = [f"{missing} of {len(last.states)} jobs did not complete"]
+    lines += [f"  {', '.join(map(str, group['fw_id']))} failed: {error}"
+              for error, group in failed.groupby("error", sort=False)]
+    return LaunchError(
+        "\n".join(lines),
+        hint=f"cd {shlex.quote(str(project))}; orionflow show --campaign {campaign}")
 
 
 def _look_further(project: Path, campaign: str, *, running: bool) -> None:
