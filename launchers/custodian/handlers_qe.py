@@ -84,7 +84,15 @@ class QeKilled(Killed):
 
     def find(self, attempt: Attempt) -> str | None:
         """Look for the signal where no box explains the end."""
-        return None if error_box(attempt.stdout) else super().find(attempt)
+        if error_box(attempt.stdout):
+            return None
+        found = super().find(attempt)
+        if found is None and attempt.returncode and STARTED in attempt.stdout and (
+                not attempt.stderr.strip() and not is_finished(attempt.stdout)):
+            # mpirun, asked to end by SIGTERM, takes its ranks along without a word.
+            return (f"the output stops in the middle, without a message; return code "
+                    f"{attempt.returncode}")
+        return found
 
 
 @dataclass

@@ -94,7 +94,7 @@ class CellSymmetry:
         """Look for the box of checkallsym."""
         box = error_box(attempt.stdout)
         return str(box) if box is not None and re.search(
-            r"checkallsym|not orthogonal operation", str(box)) else None
+            r"not orthogonal operation", str(box)) else None
 
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:
         """Go on from the last cell, whose symmetry is found anew; then without symmetry."""
@@ -112,7 +112,7 @@ class AtomSymmetry:
         """Look for the box."""
         box = error_box(attempt.stdout)
         return str(box) if box is not None and re.search(
-            r"symmetry operations? (?:is )?not satisfied", str(box)) else None
+            r"symmetry operations? (?:is )?not satisfied|checkallsym", str(box)) else None
 
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:
         """Go on from the last positions; then without symmetry."""

@@ -75,7 +75,7 @@ def test_failure_is_named(captured, name):
 def test_correctable_failure_is_corrected(captured, name):
     case = captured(name)
     handler = RuleHandler(job=case.run.job, rules=case.rules)
-    handler.attempt = lambda directory: case.attempt
+    handler.attempt = lambda _directory: case.attempt
     before = (case.folder / case.run.input_file).read_text()
     assert handler.check(str(case.folder))
     assert handler.correct(str(case.folder))["actions"]
@@ -90,7 +90,7 @@ def test_correctable_failure_is_corrected(captured, name):
 def test_hopeless_failure_stops_at_once_and_leaves_the_input(captured, name):
     case = captured(name)
     handler = RuleHandler(job=case.run.job, rules=case.rules)
-    handler.attempt = lambda directory: case.attempt
+    handler.attempt = lambda _directory: case.attempt
     before = (case.folder / case.run.input_file).read_text()
     assert handler.check(str(case.folder))
     assert handler.correct(str(case.folder))["actions"] is None
@@ -102,7 +102,7 @@ def test_hopeless_failure_stops_at_once_and_leaves_the_input(captured, name):
 def test_corrections_stop(captured, name):
     case = captured(name)
     handler = RuleHandler(job=case.run.job, rules=case.rules, budget=5)
-    handler.attempt = lambda directory: case.attempt
+    handler.attempt = lambda _directory: case.attempt
     rounds = 0
     while handler.check(str(case.folder)) and handler.correct(str(case.folder))["actions"]:
         rounds += 1

@@ -10,7 +10,8 @@ from orionflow.launchers.preflight_qe import check_ph, check_pw
 
 pytestmark = pytest.mark.needs_code("pw.x")  # its package brings the pseudopotentials
 PARENT = """<?xml version="1.0"?><qes:espresso xmlns:qes="http://www.quantum-espresso.org/ns/qes">
-<input><atomic_species ntyp="1"><species name="Si"><pseudo_file>Si.pz-vbc.UPF</pseudo_file></species>
+<input><atomic_species ntyp="1"><species name="Si">
+<pseudo_file>Si.pz-vbc.UPF</pseudo_file></species>
 </atomic_species><spin><lsda>false</lsda></spin>
 <basis><ecutwfc>{half_ecut}</ecutwfc></basis></input>
 <output><atomic_structure nat="{nat}"/></output></qes:espresso>"""
@@ -82,8 +83,7 @@ def test_cut_pseudopotential_is_refused(inputs):
                         inputs.folder / "pseudo" / "Si.pz-vbc.UPF")
     assert check_pw(inputs.folder, "pw.in") is None, text
     data = (inputs.folder / "pseudo" / "Si.pz-vbc.UPF").read_bytes()
-    with open(whole, "wb") as stream:
-        stream.write(data[: len(data) // 2])
+    whole.write_bytes(data[: len(data) // 2])
     problem = check_pw(inputs.folder, "pw.in")
     assert problem.failure_id == "QE_PSEUDO"
     assert "cut" in problem.message

@@ -30,7 +30,7 @@ def processes(folder: Path, name: str = "") -> list[int]:
         if not entry.name.isdigit():
             continue
         try:
-            if Path(os.readlink(entry / "cwd")) == folder and name in (
+            if (entry / "cwd").readlink() == folder and name in (
                     (entry / "comm").read_text()):
                 state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
                 if state not in "ZX":
@@ -50,9 +50,10 @@ def wait_until(condition, timeout=60.0):
 
 def started(folder, command=TWO):
     """Start `orionflow run-input` as a user does and wait for the SCF to begin."""
-    process = subprocess.Popen(
-        [str(Path(sys.executable).with_name("orionflow")), "run-input", str(folder), "--", *command],
-        stdout=(folder / "said").open("wb"), stderr=subprocess.STDOUT)
+    program = str(Path(sys.executable).with_name("orionflow"))
+    with (folder / "said").open("wb") as said:
+        process = subprocess.Popen([program, "run-input", str(folder), "--", *command],
+                                   stdout=said, stderr=subprocess.STDOUT)
     wait_until(lambda: "iteration #" in _text(folder / "pw.out"))
     return process
 
@@ -153,7 +154,7 @@ def test_frozen_code_is_ended_and_named(inputs):
 
 def test_busy_silence_is_not_frozen(inputs):
     outcome, _ = scripted(
-        inputs, "echo '     Program PWSCF v.6.7'\ni=0\n"
+        inputs, "echo '     Program PWSCF v.6.7'\ni=0\necho trouble >&2\n"
         "while [ $i -lt 8 ]; do sleep 0.3; echo $i; i=$((i+1)); done\nexit 7\n", frozen_after=1.0)
     assert outcome.failure_id == "CODE_UNKNOWN"
     assert "return code 7" in outcome.message
