@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
 
 from orionflow.errors import OutputError
+from orionflow.workflows.schemas.base import BlobReference
 
 
 def pack(array: NDArray[Any]) -> dict[str, Any]:
@@ -45,14 +46,14 @@ PackedArray = Annotated[
 class StoredObject(BaseModel):
     """A part of a document kept as an object of its own (GridFS).
 
-    A document read without its objects holds references in their place; these stay as they are.
+    A document read without its objects holds a `BlobReference` in their place.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Any:
-        """Return the object, or the reference itself when it was not loaded."""
+        """Return the object, or a reference when it was not loaded."""
         if "blob_uuid" in data:
-            return data
+            return BlobReference(blob_uuid=data["blob_uuid"], store=data["store"])
         return cls(**{k: v for k, v in data.items() if not k.startswith("@")})

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from orionflow.workflows.schemas.arrays import PackedArray, StoredObject
-from orionflow.workflows.schemas.base import TaskDocument
+from orionflow.workflows.schemas.base import BlobReference, TaskDocument
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -133,7 +133,8 @@ class LammpsDocument(TaskDocument):
 
     `output` holds the last step: potential energy, forces, and stress (with the kinetic part in
     dynamics). `averages` are over the second half of a dynamics run; keys as in `thermo`, bar for
-    pressures.
+    pressures. `thermo` and `trajectory` lie in the additional store ``data``: each is a
+    `BlobReference` unless read with ``load=True``.
     """
 
     code: str = "lmp"
@@ -146,5 +147,5 @@ class LammpsDocument(TaskDocument):
     minimization: Minimization | None = None
     averages: dict[str, Average] | None = None
     restart_file: str | None = Field(default=None, description="Name in `dir_name`.")
-    thermo: ThermoTable | dict[str, Any] | None = None
-    trajectory: Trajectory | dict[str, Any] | None = None
+    thermo: ThermoTable | BlobReference | None = None
+    trajectory: Trajectory | BlobReference | None = None

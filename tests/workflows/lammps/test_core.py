@@ -18,6 +18,7 @@ from orionflow.workflows.lammps.core import (
     StaticMaker,
 )
 from orionflow.workflows.lammps.potentials import ForceField
+from orionflow.workflows.schemas.base import BlobReference
 from orionflow.workflows.schemas.lammps import LammpsDocument, ThermoTable, Trajectory
 
 lmp = pytest.mark.needs_code("lmp")
@@ -52,8 +53,8 @@ def test_static_job_gives_a_document_that_survives_the_store(silicon, tmp_path, 
     stored = store.query_one({"uuid": job.uuid}, load=False)["output"]
     plain = MontyDecoder().process_decoded(stored)
     assert isinstance(plain, LammpsDocument)
-    assert isinstance(plain.thermo, dict)
-    assert plain.thermo["store"] == "data"
+    assert isinstance(plain.thermo, BlobReference)
+    assert plain.thermo.store == "data"
 
 
 def test_maker_survives_the_database(silicon):
