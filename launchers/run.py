@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -93,12 +94,19 @@ def run_code(job: CodeJob, rules: Sequence[Rule], context: JobContext, *,
     )
     write_state(directory, state)
     started = datetime.now(UTC)
-    problem: CustodianError | None = None
+    problem: Exception | None = None
     state.state = "interrupted"
     try:
         custodian.run()
         state.state = "done"
     except CustodianError as error:
+        problem = error
+        state.state = "failed"
+        state.failure = _failure(handler, error)
+    except OSError as error:
+        if handler.failure is None or error.errno != errno.ENOSPC:
+            raise
+        # Custodian could not write its own log: the disk is full, as the handler has found.
         problem = error
         state.state = "failed"
         state.failure = _failure(handler, error)

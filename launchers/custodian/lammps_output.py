@@ -151,7 +151,8 @@ class OutputParser:
         if len(words) == len(block.columns) and all(_NUMBER.match(w) for w in words):
             block.rows.append([float(w) for w in words])
             return True
-        if block.columns[:1] == ["Step"] and "=" in words and not stripped.startswith("WARNING"):
+        if block.columns[:1] == ["Step"] and "=" in words and not stripped.startswith(
+                ("WARNING", "-----")):
             _multi_row(block, stripped)
             return True
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -202,4 +203,5 @@ def write_joined_log(run: LammpsRun) -> None:
     """Leave one log of the whole simulation in the folder."""
     if run.earlier:
         log = run.folder / run.job.log
-        log.write_text(merge_logs(run.earlier, run.earlier_step, read_text(log)))
+        with suppress(OSError):  # a full disk is reported as such, not from here
+            log.write_text(merge_logs(run.earlier, run.earlier_step, read_text(log)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,10 +13,12 @@ from orionflow.launchers.custodian import lammps_model as model
 from orionflow.launchers.custodian.handlers_lammps import lammps_rules
 from orionflow.launchers.custodian.lammps_base import LammpsRun
 from orionflow.launchers.custodian.lammps_job import LammpsJob
-from orionflow.launchers.custodian.lammps_script import Script
 from orionflow.launchers.custodian.rules import Attempt, find_failure, read_text
 from orionflow.launchers.failures import CATALOGUE
 from orionflow.launchers.failures_lammps import LAMMPS_FAILURES
+
+if TYPE_CHECKING:
+    from orionflow.launchers.custodian.lammps_script import Script
 
 DATA = Path(__file__).parents[1] / "data" / "lammps_failures"
 CASES = sorted(p.name for p in DATA.iterdir() if (p / "in.lammps").is_file())

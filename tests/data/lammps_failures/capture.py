@@ -202,8 +202,8 @@ def write(folder: Path, script: str) -> None:
                 stream.truncate(2000)
 
 
-def run(folder: Path, name: str = "") -> None:
-    """Run lmp, stop it as the case wants, keep what is needed."""
+def run(folder: Path, name: str = "") -> int:
+    """Run lmp, stop it as the case wants, keep what is needed; return its return code."""
     command = LMP if name != "LAMMPS_NOT_STARTED" else [
         *LMP[:2], "64", "--nooversubscribe", *LMP[5:]]
     with (folder / "lammps.out").open("wb") as out, (folder / "lammps.err").open("wb") as err:
@@ -222,22 +222,24 @@ def run(folder: Path, name: str = "") -> None:
             for pid in (int(children[0]), process.pid):
                 os.kill(pid, signal.SIGKILL)
         code = process.wait()
-    (folder / "returncode").write_text(f"{code}\n")
+    if folder.name != "disk":
+        (folder / "returncode").write_text(f"{code}\n")
     if name == "LAMMPS_UNFINISHED":  # as a file system leaves it that lost its last blocks
         text = (folder / "lammps.out").read_text()
         (folder / "lammps.out").write_text(text[: text.index("Loop time") - 200])
         (folder / "log.lammps").unlink()
+    return code
 
 
 def full_disk(folder: Path) -> None:
-    """Run on a tmpfs of 2 MiB (needs root); keep the text, not the dump."""
+    """Run on a tmpfs of 1 MiB (needs root); keep the text, not the dump."""
     mount = folder / "disk"
     mount.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2M", "tmpfs", mount], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1M", "tmpfs", mount], check=True)
     try:
         shutil.copy(folder / "in.lammps", mount)
-        run(mount)
-        for file in ("lammps.out", "lammps.err", "returncode"):
+        (folder / "returncode").write_text(f"{run(mount)}\n")
+        for file in ("lammps.out", "lammps.err"):
             shutil.copy(mount / file, folder / file)
     finally:
         subprocess.run(["umount", mount], check=True)
