@@ -213,6 +213,8 @@ def cron(
     *,
     verbose: Annotated[bool, typer.Option(
         "--verbose", "-v", help="Say on stdout what goes to the log.")] = False,
+    status: Annotated[bool, typer.Option(
+        "--status", help="Only show what the last run did, and how long it waits.")] = False,
     output: Output = None,
 ) -> None:
     """Recover what was lost, then submit allocations for READY work; for crontab.
@@ -223,6 +225,9 @@ def cron(
     from orionflow.launchers.cron import run_cron
     from orionflow.workflows.compile import project_of
 
+    if status:
+        _cron_status(project_of(), output)
+        return
     report = run_cron(project_of())
     if output is not None:
         dump(report.to_dict(), output)
@@ -270,6 +275,30 @@ def _report(results: list[SubmitResult], output: OutputFormat | None) -> None:
         jobs = (f"firework {r.fw_ids[0]}" if len(r.fw_ids) == 1
                 else f"fireworks {r.fw_ids[0]}-{r.fw_ids[-1]}")
         print(f"{r.name}: {jobs}" + ("" if r.created else " (submitted before with this key)"))
+
+
+def _cron_status(project: Path, output: OutputFormat | None) -> None:
+    from datetime import datetime
+    from time import time
+
+    from orionflow.launchers.cron import STOP_FILE, cron_state
+
+    state = cron_state(project)
+    stopped = (project / ".orionflow" / STOP_FILE).exists()
+    if output is not None:
+        dump({**state, "stopped": stopped}, output)
+        return
+    if not state:
+        print("cron has never run in this project")
+        return
+    ago = time() - datetime.fromisoformat(state["last_run"]).timestamp()
+    print(f"last run {ago:.0f} s ago: {len(state['submitted'])} submitted, "
+          f"{len(state['recovered'])} recovered; {state['problem'] or state['note'] or 'all well'}")
+    if (wait := float(state.get("not_before") or 0) - time()) > 0:
+        print(f"{state['failures']} failed submission(s) in a row; the next in {wait:.0f} s: "
+              f"{state['last_error']}")
+    if stopped:
+        print(f"stopped: remove .orionflow/{STOP_FILE} to go on")
 
 
 def _resources(**given: Any) -> dict[str, Any] | None:
