@@ -208,7 +208,8 @@ def _uuid(firework: Mapping[str, Any]) -> str | None:
 def _next(story: JobStory, launch: Mapping[str, Any], workflow: Mapping[str, Any]) -> str:
     fw_id = story.fw_id
     if story.state == "COMPLETED":
-        return f"orionflow.analysis.results({{'uuid': '{story.uuid}'}})" if story.run else ""
+        return (f"python: from orionflow.analysis.tables import results; "
+                f"results({{'uuid': '{story.uuid}'}})") if story.run else ""
     if story.state == "FIZZLED":
         data = ((launch.get("action") or {}).get("stored_data") or {})
         details = (data.get("_exception") or {}).get("_details") or {}

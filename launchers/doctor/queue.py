@@ -66,7 +66,8 @@ def ready_jobs(site: Site) -> Iterator[Finding]:
                         "fw_id": {"$min": "$fw_id"}}}]))
     categories = ", ".join(f"{w.name}: {_category(w.category)}" for w in known)
     if not never:
-        yield Finding("workers", "ok", f"all {total} waiting jobs have a worker ({categories})")
+        waiting = f"all {total} waiting jobs have a worker" if total else "no job waits"
+        yield Finding("workers", "ok", f"{waiting} ({categories})")
     for why, group in _reasons(never).items():
         yield Finding("workers", "broken", f"{len(group)} jobs {why}, which no worker takes "
                       f"({categories}); first: {group[0]}",

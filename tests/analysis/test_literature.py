@@ -63,3 +63,9 @@ def test_models_are_names_of_files_lammps_ships() -> None:
     folder = Path("/usr/share/lammps/potentials")
     for model in {r.model for r in REFERENCES} - {EXPERIMENT}:
         assert (folder / model).is_file()
+
+
+def test_documentation_lists_every_value_with_its_source() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "analysis.md").read_text()
+    for r in REFERENCES:
+        assert f"{r.value:g}: [{r.source}](https://doi.org/{r.doi}), {r.note}" in page
