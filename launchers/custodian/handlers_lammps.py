@@ -111,6 +111,7 @@ def lammps_rules(run: LammpsRun) -> list[Rule]:
         Frozen("LAMMPS_FROZEN"), Frozen(FROZEN_ID),
         Unfinished(run),
         NotANumber(run, ladder),
+        silent.AbsurdEnergy(run, ladder),
         silent.AtomsGone(run, ladder),
         Stretched(run, ladder),
         silent.StepsMissing(run),

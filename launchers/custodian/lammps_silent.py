@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from orionflow.launchers.custodian import lammps_edit as edit
 from orionflow.launchers.custodian import lammps_model as model
 from orionflow.launchers.custodian.lammps_timestep import MOST_SHORTER, shorten_timestep
-from orionflow.launchers.custodian.lammps_unstable import energy_was_sane
+from orionflow.launchers.custodian.lammps_unstable import energy_was_sane, starts_badly
 
 if TYPE_CHECKING:
     from orionflow.launchers.custodian.lammps_base import LammpsRun
@@ -65,6 +65,43 @@ class AtomsGone:
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:  # noqa: ARG002
         """Treat it as what it hides: an unstable simulation."""
         return self.ladder.climb(attempt)
+
+
+@dataclass
+class AbsurdEnergy:
+    """The potential energy at the end is that of atoms pressed into each other."""
+
+    run: LammpsRun
+    ladder: Ladder
+    failure_id: str = "LAMMPS_ENERGY_ABSURD"
+    advice: str | None = None
+
+    def find(self, attempt: Attempt) -> str | None:
+        """Compare the last potential energy with a hundred electronvolts for each atom."""
+        output = self.run.output(attempt)
+        last = output.last_run
+        limit = _ABSURD.get(output.units)
+        if last is None or limit is None or not output.atoms or not last.rows:
+            return None
+        energy = last.column("PotEng", "E_pair")
+        if not energy:
+            return None
+        each = energy[-1] if output.units == "lj" else energy[-1] / output.atoms
+        return (f"potential energy {energy[-1]:g}, {each:.3g} for each atom in units "
+                f"{output.units}") if each > limit else None
+
+    def fix(self, attempt: Attempt, times: int) -> list[str] | None:  # noqa: ARG002
+        """Stop where nothing was to move; else as an unstable simulation."""
+        blocks = self.run.output(attempt).runs
+        if not any(not b.minimize and b.steps for b in blocks):
+            self.advice = ("atoms overlap: correct the structure, the box (atoms overlap through "
+                           "its faces when it is too small) or the units")
+            return None
+        return self.ladder.climb(attempt, start_first=True)
+
+
+# About 100 eV for each atom; nothing that holds together comes near.
+_ABSURD = {"lj": 1e3, "real": 2500.0, "metal": 100.0, "electron": 4.0}
 
 
 @dataclass
@@ -140,6 +177,8 @@ class DangerousBuilds:
         changes = edit.check_neighbours_each_step(script)
         skin = edit.skin(script, units)
         usual = model.DEFAULT_SKIN.get(units)
+        if starts_badly(self.run.output(attempt)) and edit.can_minimize(script):
+            changes += self.ladder.climb(attempt, start_first=True) or []
         if not changes and skin is not None and usual is not None and skin < 2 * usual and (
                 times < 2 or skin < usual):  # noqa: PLR2004
             changes = edit.widen_skin(script, units, max(1.5, usual / skin))

@@ -122,6 +122,7 @@ CASES: dict[str, tuple[str, str]] = {
         + MOVER),
     "LAMMPS_NAN": (LJ + "create_atoms 1 single 0 0 0\nthermo 10\nrun 0\n",
                    LJ + "thermo 10\nrun 0\n"),
+    "LAMMPS_ENERGY_ABSURD": (OVERLAP + "run 0\n", LJ + NEIGH + "run 0\n"),
     "LAMMPS_NEIGHBOR_OVERFLOW": (LJ + NEIGH + "neigh_modify one 40 page 400\n" + NVE + MOVER,
                                  LJ + NEIGH + "neigh_modify one 400 page 8000\n" + NVE + MOVER),
     "LAMMPS_ZERO_TEMPERATURE": (
