@@ -121,8 +121,10 @@ _ELECTRONS = (
         shows="box of cdiaghg, rdiaghg: `S matrix not positive definite`, `problems computing "
         "cholesky`, `eigenvectors failed to converge`; c_bands: `too many bands are not "
         "converged`",
-        remedy=("david, paro, cg: each once", "random wavefunctions, diago_david_ndim = 4"),
-        advice="check the structure, the cutoffs and the pseudopotentials", source="source, aiida"),
+        remedy=("david, paro, cg, ppcg: each once",
+                "random wavefunctions, diago_david_ndim = 4"),
+        advice="check the structure, the cutoffs and the pseudopotentials", source="run; aiida",
+        reproduced="qe_failures/QE_DIAGONALISATION"),
     _pw("QE_MORE_BANDS_THAN_PW", "more bands than plane waves",
         shows="`more bands than PWs!`", remedy=("nbnd back to its default",),
         advice="raise ecutwfc or lower nbnd", reproduced="qe_failures/QE_MORE_BANDS_THAN_PW"),
@@ -152,7 +154,8 @@ _ELECTRONS = (
     _pw("QE_BANDS_NOT_CONVERGED", "eigenvalues were not converged",
         shows="`c_bands: N eigenvalues not converged` in the last iteration", silent=True,
         remedy=("diago_david_ndim = 4, diago_full_acc", "cg, diago_cg_maxiter = 100"),
-        advice="raise nbnd a little or loosen the threshold", source=_NOT),
+        advice="raise nbnd a little or loosen the threshold",
+        reproduced="qe_failures/QE_BANDS_NOT_CONVERGED"),
     _pw("QE_ENERGY_ABSURD", "the energy is not that of bound atoms",
         shows="nothing: total energy positive or not a number", silent=True,
         advice="check the positions and their unit, and the pseudopotentials",
@@ -186,11 +189,11 @@ _IONS = (
     _pw("QE_SYMMETRY_CELL", "the cell lost a symmetry",
         shows="box of checkallsym: `not orthogonal operation`",
         remedy=("from the last cell, ibrav = 0", "nosym"), advice="use ibrav = 0",
-        source="run; aiida"),
+        source="run; aiida", reproduced="qe_failures/QE_SYMMETRY_CELL"),
     _pw("QE_SYMMETRY_ATOMS", "the atoms lost a symmetry",
         shows="`some of the original symmetry operations not satisfied`",
-        remedy=("from the last positions", "nosym"), advice="use nosym = .true.",
-        ),
+        remedy=("from the last positions; a dynamics without symmetry at once", "nosym"),
+        advice="use nosym = .true.", reproduced="qe_failures/QE_SYMMETRY_ATOMS"),
 )
 
 _USER = (

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orionflow.errors import CodeError
 from orionflow.launchers.context import JobContext, job_context
 from orionflow.launchers.custodian.handlers_qe import pw_rules
 from orionflow.launchers.custodian.jobs import CodeJob
 from orionflow.launchers.custodian.qe_base import QeRun, patterns
 from orionflow.launchers.custodian.qe_walltime import max_seconds
 from orionflow.launchers.mpi import mpi_command
+from orionflow.launchers.preflight_qe import Problem, check_pw
 from orionflow.launchers.qe_input import edit_input, read_input
 from orionflow.launchers.qe_output import read_xml
 from orionflow.launchers.run import earlier_stop, run_code
-from orionflow.launchers.run_state import hash_inputs
+from orionflow.launchers.run_state import Failure, RunState, hash_inputs, write_state
 
 if TYPE_CHECKING:
     from orionflow.launchers.record import RunRecord
@@ -50,8 +53,7 @@ def run_pw(directory: str | Path, input_file: str = "pw.in", output_file: str = 
     CodeError
         pw.x failed and corrections did not help. ``QE_WALLTIME`` with ``transient=True``: a
         later launch in the same folder can go on.
-    InputError
-        The input can't be read.
+        What can't work is refused before the start, under the same ids.
     """
     folder = Path(directory).resolve()
     context = context or job_context(folder)
@@ -59,6 +61,9 @@ def run_pw(directory: str | Path, input_file: str = "pw.in", output_file: str = 
     command = mpi_command(context.machine, context.resources, [executable, "-in", input_file])
     environment = {**UNBUFFERED, "OMP_NUM_THREADS": str(context.resources.threads),
                    **context.machine.environment}
+    problem = check_pw(folder, input_file, {**os.environ, **environment})
+    if problem is not None:
+        raise refuse(problem, folder, executable)
     found = read_input(folder / input_file)
     stale, watched = patterns(found, folder, environment)
     given = hash_inputs(folder, [input_file])
@@ -72,6 +77,16 @@ def run_pw(directory: str | Path, input_file: str = "pw.in", output_file: str = 
     edit_input(run.input_path, {"control": {"max_seconds": min(own, max_seconds(left))}})
     return run_code(job, pw_rules(run), context, executable=executable, directory=folder,
                     deadline=time.time() + left, inputs=given, continued=continued)
+
+
+def refuse(problem: Problem, folder: Path, executable: str) -> CodeError:
+    """Leave the story of a run that was not started in its folder; return the error to raise."""
+    failure = Failure(failure_id=problem.failure_id, title="refused before the start",
+                      evidence=problem.message, advice=problem.hint, transient=problem.transient)
+    write_state(folder, RunState(state="failed", executable=executable, failure=failure))
+    return CodeError(f"{problem.failure_id}: {problem.message} (folder {folder})",
+                     failure_id=problem.failure_id, folder=folder, hint=problem.hint,
+                     transient=problem.transient)
 
 
 def resume(run: QeRun, given: dict[str, str]) -> int:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 _DIAGONALISATION = re.compile(
     r"[cr]diaghg|S matrix not positive definite|cholesky|eigenvectors failed to converge|zhegvd|"
     r"dsygvd|\[Q, R\] = qr|broyden|too many bands are not converged|regterg|cegterg|"
-    r"diag_bands|rotate_wfc", re.IGNORECASE)
-_SOLVERS = ("david", "paro", "cg")
+    r"rotate_wfc", re.IGNORECASE)
+_SOLVERS = ("david", "paro", "cg", "ppcg")
 SMEARING = {"occupations": "smearing", "smearing": "mv", "degauss": 0.02}
 
 
@@ -64,7 +64,8 @@ class TooManyBands:
 
     def find(self, attempt: Attempt) -> str | None:
         """Look for the text of memory_report."""
-        return line_with(attempt.stdout, r"more bands than PWs")
+        return line_with(attempt.stdout,
+                         r"more bands than PWs|too many bands, or too few plane waves")
 
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:  # noqa: ARG002
         """Back to the default number of bands, if it was chosen by hand."""

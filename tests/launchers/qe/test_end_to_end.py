@@ -159,6 +159,64 @@ def test_final_pressure_is_relaxed_away(inputs):
     assert energy(inputs.folder) == pytest.approx(SILICON_CELL, abs=TIGHT)
 
 
+def test_solvers_take_turns(inputs):
+    text = inputs.aluminium(system=f"{SMEARED}, nbnd = 20").read_text()
+    for old, new in (("ibrav = 2, celldm(1) = 7.5, nat = 1", "ibrav = 1, A = 3.0, nat = 2"),
+                     ("ecutwfc = 12.0", "ecutwfc = 6, ecutrho = 24"), ("Al 26.98 Al.pz-vbc.UPF", "Cu 63.5 Cu.pz-d-rrkjus.UPF"), ("conv_thr = 1d-8", "conv_thr = 1d-6"),
+                     (" Al 0 0 0", " Cu 0 0 0\n Cu 0 0 0.2333333333"),
+                     ("4 4 4 1 1 1", "2 2 2 0 0 0")):
+        assert old in text
+        text = text.replace(old, new)
+    (inputs.folder / "pw.in").write_text(text.replace("1d-6", "1d-6, diagonalization = 'ppcg'"))
+    assert healed(run(inputs.folder, SERIAL)[0])
+    right = energy(inputs.folder)
+    (inputs.folder / "pw.in").write_text(text)
+    outcome, _ = run(inputs.folder, SERIAL)
+    assert healed(outcome, "QE_DIAGONALISATION")
+    assert energy(inputs.folder) == pytest.approx(right, abs=TIGHT)
+
+
+def test_dynamics_that_breaks_symmetry_runs_without_it(inputs):
+    more = {"calculation": "md", "more": "&IONS\n  ion_velocities = 'from_input'\n/\n",
+            "control": "nstep = 5, dt = 20",
+            "positions": "  Si 0.00 0.00 0.00\n  Si 0.25 0.25 0.25\nATOMIC_VELOCITIES\n"
+                         "  Si 0.01 0.003 0.0\n  Si 0 0 0"}
+    inputs.silicon(system="nosym = .true.", **more)
+    assert healed(run(inputs.folder, SERIAL)[0])
+    right = energy(inputs.folder)
+    inputs.silicon(**more)
+    outcome, _ = run(inputs.folder, SERIAL)
+    assert healed(outcome, "QE_SYMMETRY_ATOMS")
+    assert energy(inputs.folder) == pytest.approx(right, abs=TIGHT)
+
+
+def test_unconverged_bands_are_seen(inputs):
+    inputs.silicon(electrons="diagonalization = 'cg', diago_cg_maxiter = 1")
+    outcome, _ = run(inputs.folder, SERIAL)
+    assert healed(outcome, "QE_BANDS_NOT_CONVERGED")
+    assert energy(inputs.folder) == pytest.approx(SILICON, abs=1e-7)
+
+
+def test_sloshing_slab_is_mixed_gently(inputs):
+    layers = "\n".join(f" Al {x} {x} {z:.4f}" for x, z in zip(
+        [0.5, 0.0] * 4, [i * 0.7 / 9 for i in range(8)], strict=True))
+    mixing = "conv_thr = 1d-7, electron_maxstep = {steps}, mixing_beta = {beta}"
+    text = inputs.aluminium(system=SMEARED.replace("0.02", "0.01")).read_text()
+    for old, new in (("ibrav = 2, celldm(1) = 7.5, nat = 1",
+                      "ibrav = 6, celldm(1) = 5.4, celldm(3) = 9.0, nat = 8"),
+                     (" Al 0 0 0", layers), ("4 4 4 1 1 1", "1 1 1 0 0 0"),
+                     ("conv_thr = 1d-8", mixing)):
+        assert old in text
+        text = text.replace(old, new)
+    (inputs.folder / "pw.in").write_text(text.format(steps=200, beta=0.2))
+    assert healed(run(inputs.folder, SERIAL)[0])
+    right = energy(inputs.folder)
+    (inputs.folder / "pw.in").write_text(text.format(steps=14, beta=1.0))
+    outcome, _ = run(inputs.folder, SERIAL)
+    assert healed(outcome, "QE_SCF_NOT_CONVERGED")
+    assert energy(inputs.folder) == pytest.approx(right, abs=TIGHT)
+
+
 def test_unconverged_response_is_recovered(inputs):
     inputs.silicon()
     inputs.phonon()
