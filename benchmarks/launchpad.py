@@ -253,7 +253,8 @@ def main() -> None:
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     with server() as mongod:
-        results = {name: CASES[name](mongod, quick=options.quick) for name in options.cases or CASES}
+        results = {name: CASES[name](mongod, quick=options.quick)
+                   for name in options.cases or CASES}
     print_json("launchpad", results)
 
 

@@ -295,6 +295,7 @@ class Graph:
         ValueError
             A detour around fireworks that are no longer WAITING, or ids that are not new.
         """
+        self._renumber(new)
         self._check_append(new, parents, detours)
         roots = new.root_fw_ids
         leaves = set(new.leaf_fw_ids)
@@ -322,6 +323,21 @@ class Graph:
                 self._pull(parent, [self.views[r] for r in roots])
         for fw in new:
             self.refresh(fw.fw_id)
+
+    def _renumber(self, new: Workflow) -> None:
+        """Change ids that other new fireworks of this workflow have: each process counts its own.
+
+        The very same firework twice stays, and is refused.
+        """
+        clashing = [fw for fw in new if fw.fw_id < 0 and fw.fw_id in self.views
+                    and self.views[fw.fw_id].new is not fw]
+        if not clashing:
+            return
+        lowest = min(*self.links, *new.id_fw)
+        ids = {fw.fw_id: lowest - n for n, fw in enumerate(clashing, start=1)}
+        new._reassign_ids(ids)  # noqa: SLF001  the base class does the same
+        for fw in clashing:
+            fw.fw_id = ids[fw.fw_id]
 
     def _check_append(self, new: Workflow, parents: list[int], detours: list[bool]) -> None:
         for parent in parents:

@@ -6,7 +6,7 @@ from fireworks.core.launchpad import LockedWorkflowError
 from pad_tools import WORKER, noop, problems, run_all, states
 
 from orionflow.errors import OrionflowError
-from orionflow.launchers.pad import LaunchRefusedError, Outcome
+from orionflow.launchers.pad import LaunchRefusedError, Outcome, repair
 
 pytestmark = pytest.mark.needs_mongod
 
@@ -120,3 +120,23 @@ def test_action_that_cannot_be_applied_changes_nothing_and_can_be_fizzled(pad):
     pad.complete_launch(launch_id, FWAction(stored_data={"_message": "bad action"}), "FIZZLED")
     assert states(pad)[fw_id] == "FIZZLED"
     assert problems(pad) == []
+
+
+def test_new_fireworks_of_two_processes_may_have_the_same_negative_ids(pad):
+    """Each process counts its own; a repair may have to apply both at once."""
+    first, second = noop("one"), noop("two")
+    pad.add_wf(Workflow([first, second]))
+    claims = pad.claim(WORKER, "/nowhere", limit=2)
+    for claim in claims:
+        added = noop(f"child of {claim.name}")
+        added.fw_id = -1
+        pad.launches.update_one(
+            {"launch_id": claim.launch_id},
+            {"$set": {"state": "COMPLETED", "action": FWAction(additions=[added]).to_dict()}})
+    with pad.locked(claims[0].fw_id) as doc:
+        repair.repair_workflow(pad, doc)
+    assert len(run_all(pad)) == 2
+    links = pad.workflows.find_one()["links"]
+    names = {fw["fw_id"]: fw["name"] for fw in pad.fireworks.find()}
+    assert {names[int(i)]: [names[k] for k in kids] for i, kids in links.items() if kids} == {
+        "one": ["child of one"], "two": ["child of two"]}

@@ -135,8 +135,9 @@ def finish(pad, number):
     return check
 
 
+@pytest.mark.usefixtures("no_patience")
 @pytest.mark.parametrize(("name", "number", "least"), [("first", 4, 7), ("adds", 6, 9)])
-def test_job_killed_anywhere_counts_once(database, pad, no_patience, name, number, least):
+def test_job_killed_anywhere_counts_once(database, pad, name, number, least):
     moments = every_moment(OrionLaunchPad, database, pad, work=one_job, check=finish(pad, number),
                            prepare=lambda p: p.add_wf(diamond(name)))
     assert moments >= least

@@ -15,6 +15,7 @@ from pymongo.errors import PyMongoError
 from orionflow.errors import LaunchError
 from orionflow.launchers.pad import LaunchRefusedError, OrionLaunchPad, Outcome
 from orionflow.launchers.services.mongod import Mongod
+from orionflow.launchers.services.processes import ProcessIdentity
 
 pytestmark = pytest.mark.needs_mongod
 FORK = multiprocessing.get_context("fork")
@@ -181,7 +182,10 @@ def test_mongod_killed_loses_nothing_that_was_acknowledged(tmp_path):
         for _ in range(3):
             time.sleep(0.5)
             state = json.loads((tmp_path / "mongo" / "server.json").read_text())
-            os.kill(state["process"]["pid"], signal.SIGKILL)
+            process = ProcessIdentity.from_dict(state["process"])
+            os.kill(process.pid, signal.SIGKILL)
+            while process.alive():
+                time.sleep(0.02)
             start_again(server, access.port)
         join(children, 90)
         time.sleep(0.1)
