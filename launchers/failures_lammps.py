@@ -98,7 +98,7 @@ LAMMPS_FAILURES = (
           remedy=("once more, unchanged", *_UNSTABLE), source=""),
     _mode("LAMMPS_FROZEN", "LAMMPS stopped to print", when="while",
           shows="no output for 20 times the time between two thermo lines and at least 10 minutes",
-          remedy=("killed, once more unchanged",), transient=True,
+          remedy=("killed; once on from the newest restart file, or again",), transient=True,
           advice="look at the node and its file system", resources=("node",), source=""),
     _mode("LAMMPS_UNFINISHED", "the output stops in the middle, without a message", transient=True,
           shows="no `Total wall time`, no ERROR, no signal", remedy=("once more, unchanged",),

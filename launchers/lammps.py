@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from orionflow.launchers.context import JobContext, job_context
 from orionflow.launchers.custodian.handlers_lammps import lammps_rules
 from orionflow.launchers.custodian.lammps_base import LammpsRun
-from orionflow.launchers.custodian.lammps_job import LammpsJob
+from orionflow.launchers.custodian.lammps_job import OURS, LammpsJob
 from orionflow.launchers.custodian.lammps_monitor import lammps_monitors
 from orionflow.launchers.custodian.lammps_script import Script
 from orionflow.launchers.custodian.lammps_walltime import (
@@ -124,6 +124,9 @@ def _continue(run: LammpsRun, given: dict[str, str]) -> int:
         return 0
     run.recall()
     stopped = Script.read(active)
+    for i in stopped.find("timer"):
+        if OURS in stopped.commands[i].comment:  # what was left then says nothing about now
+            stopped.remove(i)
     text = read_text(run.folder / run.job.stdout)
     done = go_on(run, stopped, text, active.stat().st_mtime - 1.0)
     if isinstance(done, str):

@@ -18,8 +18,9 @@ from orionflow.launchers.custodian.lammps_unstable import (
     Stretched,
     Unstable,
 )
-from orionflow.launchers.custodian.lammps_walltime import KilledLammps, Walltime
-from orionflow.launchers.custodian.watch import FROZEN_ID, Frozen
+from orionflow.launchers.custodian.lammps_walltime import FrozenLammps, KilledLammps, Walltime
+from orionflow.launchers.custodian.rules import read_text
+from orionflow.launchers.custodian.watch import FROZEN_ID
 
 if TYPE_CHECKING:
     from orionflow.launchers.custodian.lammps_base import LammpsRun
@@ -46,6 +47,20 @@ class Stopped:
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:  # noqa: ARG002
         """Stop, as asked."""
         return None
+
+
+@dataclass
+class NotStarted(LauncherFailed):
+    """Nothing on the screen, and not because the screen was switched off either."""
+
+    run: LammpsRun | None = None
+
+    def find(self, attempt: Attempt) -> str | None:
+        """Look for a launcher's complaint where neither screen nor log was begun."""
+        if self.run is not None and read_text(attempt.folder / self.run.job.log).startswith(
+                self.begun):
+            return None
+        return super().find(attempt)
 
 
 @dataclass
@@ -81,7 +96,7 @@ def lammps_rules(run: LammpsRun) -> list[Rule]:
                         stop_at_start=stop_at_start)
 
     return [
-        LauncherFailed("LAMMPS (", failure_id="LAMMPS_NOT_STARTED"),
+        NotStarted("LAMMPS (", failure_id="LAMMPS_NOT_STARTED", run=run),
         given.OutOfMemory(run),
         given.DiskFull(run),
         KilledLammps(run=run),
@@ -108,7 +123,7 @@ def lammps_rules(run: LammpsRun) -> list[Rule]:
                  stop_at_start=_OUTSIDE),
         given.Refused(run),
         given.Crashed(run, ladder),
-        Frozen("LAMMPS_FROZEN"), Frozen(FROZEN_ID),
+        FrozenLammps("LAMMPS_FROZEN", run), FrozenLammps(FROZEN_ID, run),
         Unfinished(run),
         NotANumber(run, ladder),
         silent.AbsurdEnergy(run, ladder),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from orionflow.launchers.custodian import lammps_model as model
 from orionflow.launchers.custodian.lammps_output import LammpsOutput, parse_output
 from orionflow.launchers.custodian.rules import read_text
 
@@ -71,6 +72,7 @@ class LammpsRun:
                     log.errors = log.errors or found.errors
                     log.ended = log.ended or found.ended
                     found = log
+            found.units = found.units or model.units(self.script)
             self._seen = (*key, found)
         return self._seen[2]
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 STOP_FILE = "STOP"
 PREFIX = "orionflow."
+OURS = "# orionflow: time left"
 
 
 class LammpsJob(CodeJob):
@@ -95,11 +96,14 @@ class LammpsJob(CodeJob):
             return script
         for i in script.find("timer"):
             words = script.commands[i].words
-            if "timeout" in words[:-1]:
+            if OURS in script.commands[i].comment:
+                script.remove(i)
+            elif "timeout" in words[:-1]:
                 own = timer_seconds(words[words.index("timeout") + 1])
                 seconds = min(seconds, own) if own is not None and i < at else seconds
                 script.remove(i)
-        script.insert(at, [f"timer timeout {clock(seconds)} every {_CHECK_EVERY}"])
+        at = next(i for i, c in enumerate(script.commands) if c.name in RUNS)
+        script.insert(at, [f"timer timeout {clock(seconds)} every {_CHECK_EVERY}  {OURS}"])
         return script
 
     def timeout(self) -> float | None:

@@ -71,6 +71,12 @@ def units(script: Script) -> str:
     return found[-1] if found else "lj"
 
 
+def timestep(script: Script) -> float:
+    """Return the last time step set, or the default of the units."""
+    found = [value(script, c.args[0]) for c in script.all("timestep") if c.args]
+    return next((v for v in reversed(found) if v), DEFAULT_TIMESTEP.get(units(script), 0.005))
+
+
 def plans(script: Script) -> list[RunPlan]:
     """Return every run of a script in order, with the fixes in force."""
     active: dict[str, Fix] = {}

@@ -76,7 +76,15 @@ class RunBlock:
 
 @dataclass
 class LammpsOutput:
-    """Everything the rules want to know of one attempt."""
+    """Everything the rules want to know of one attempt.
+
+    Attributes
+    ----------
+    units
+        Unit style; empty where it was not printed (the log alone does not have it).
+    box_volume, cutoff
+        In the units of the script.
+    """
 
     runs: list[RunBlock] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
@@ -84,7 +92,7 @@ class LammpsOutput:
     warnings: list[str] = field(default_factory=list)
     ended: bool = False
     started: bool = False
-    units: str = "lj"
+    units: str = ""
     atoms: int | None = None
     atoms_at_start: int | None = None
     box_volume: float | None = None

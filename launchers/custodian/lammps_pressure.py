@@ -70,8 +70,7 @@ class Barostat:
         changes: list[str] = []
         if not self._eased:
             self._eased = True
-            changes = edit.slow_barostat(
-                script, timestep or model.DEFAULT_TIMESTEP.get(output.units, 0.001))
+            changes = edit.slow_barostat(script, timestep or model.timestep(script))
         if not changes and not self._nvt:
             self._nvt = True
             changes = edit.nvt_first(script, start)
@@ -97,7 +96,4 @@ def has_barostat(script: Script) -> bool:
 
 def hasty_barostat(script: Script) -> bool:
     """Whether a barostat is damped over less than a hundred time steps."""
-    steps = [model.value(script, c.args[0]) for c in script.all("timestep") if c.args]
-    known = [s for s in steps if s]
-    timestep = known[-1] if known else model.DEFAULT_TIMESTEP.get(model.units(script), 0.0)
-    return bool(edit.slow_barostat(script.copy(), timestep, 100))
+    return bool(edit.slow_barostat(script.copy(), model.timestep(script), 100))

@@ -20,7 +20,7 @@ def shorten_timestep(run: LammpsRun, output: LammpsOutput) -> list[str] | None:
     script = run.script
     units = output.units
     last = output.last_run
-    now = (last.timestep if last else None) or model.DEFAULT_TIMESTEP.get(units, 0.005)
+    now = (last.timestep if last else None) or model.timestep(script)
     usual = model.USUAL_TIMESTEP.get(units)
     factor = 2
     while usual is not None and now / factor > usual:

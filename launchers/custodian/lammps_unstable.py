@@ -14,6 +14,7 @@ from orionflow.launchers.custodian.lammps_timestep import MOST_SHORTER, shorten_
 if TYPE_CHECKING:
     from orionflow.launchers.custodian.lammps_base import LammpsRun
     from orionflow.launchers.custodian.lammps_output import LammpsOutput, RunBlock
+    from orionflow.launchers.custodian.lammps_script import Script
     from orionflow.launchers.custodian.rules import Attempt
 
 EARLY = 100
@@ -79,10 +80,9 @@ def _start_step(output: LammpsOutput) -> int | None:
     return moving[0].first_step if moving else None
 
 
-def _timestep(output: LammpsOutput, script: object) -> float:
-    del script
+def _timestep(output: LammpsOutput, script: Script) -> float:
     known = [r.timestep for r in output.runs if r.timestep]
-    return known[-1] if known else model.DEFAULT_TIMESTEP.get(output.units, 0.0)
+    return known[-1] if known else model.timestep(script)
 
 
 def starts_badly(output: LammpsOutput) -> bool:

@@ -14,6 +14,7 @@ from orionflow.launchers.custodian.lammps_job import clock, margin, timer_second
 from orionflow.launchers.custodian.lammps_output import parse_output
 from orionflow.launchers.custodian.lammps_restart import continuation, newest_restart
 from orionflow.launchers.custodian.rules import read_text
+from orionflow.launchers.custodian.watch import Frozen
 
 if TYPE_CHECKING:
     from orionflow.launchers.custodian.lammps_base import LammpsRun
@@ -151,6 +152,21 @@ class KilledLammps(Killed):
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:
         """Continue from the newest restart file of this attempt, else begin again."""
         if times >= self.most or attempt.seconds_left() <= SHORTEST or self.run is None:
+            return None
+        started = time.time() - attempt.seconds - 1.0
+        done = go_on(self.run, self.run.script, attempt.stdout, started)
+        return [] if isinstance(done, str) else done
+
+
+@dataclass
+class FrozenLammps(Frozen):
+    """A frozen LAMMPS: it goes on from a restart file, or begins again unchanged, once."""
+
+    run: LammpsRun | None = None
+
+    def fix(self, attempt: Attempt, times: int) -> list[str] | None:
+        """Continue from the newest restart file of this attempt, else begin again."""
+        if times or self.run is None:
             return None
         started = time.time() - attempt.seconds - 1.0
         done = go_on(self.run, self.run.script, attempt.stdout, started)
