@@ -6,6 +6,7 @@ Jobs run one at a time through FireWorks' own Rocket, each in a folder of its ow
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -195,9 +196,10 @@ class Launcher:
         self.pad.forget()
         self._raised = float("-inf")
         started = time.monotonic()
-        ran = False
+        ran, words = False, io.StringIO()
         try:
-            ran = launch_rocket(self.pad, self._fworker(), fw_id=fw_id, strm_lvl="ERROR")
+            ran = launch_rocket(self.pad, self._fworker(), fw_id=fw_id, strm_lvl="ERROR",
+                                err_file=words)
         except ConnectionFailure as error:
             # In the claim: all later writes wait for MongoDB.
             log.warning("MongoDB went away during a claim: %s", str(error)[:200])
@@ -214,6 +216,8 @@ class Launcher:
         if ran and outcome is not None:
             self.report.states[outcome.state] += 1
             self.report.fw_ids.append(outcome.fw_id)
+            if outcome.state == "FIZZLED":
+                sys.stderr.write(words.getvalue())  # the traceback; no use where it goes on
             state = "put back" if outcome.state == "READY" else outcome.state
             log.info("firework %d %s after %.1f s%s", outcome.fw_id, state,
                      time.monotonic() - started, f": {outcome.reason}" if outcome.reason else "")

@@ -205,7 +205,7 @@ class ProjectLaunchPad(LaunchPad):
                      "$unset": {CLAIM: ""}}
             if self.fireworks.find_one_and_update(
                     {"fw_id": fw["fw_id"], "state": "RESERVED", **mine}, reset):
-                self._refresh_wf(fw["fw_id"])
+                self.tell_workflow(fw["fw_id"], "READY")
                 released.append(fw["fw_id"])
         return released
 
@@ -230,20 +230,40 @@ class ProjectLaunchPad(LaunchPad):
             False when that launch is no longer the firework's current one: nothing is changed.
         """
         with self.locked(fw_id):
-            wf = self.get_wf_by_fw_id_lzyfw(fw_id)
-            fw = wf.id_fw[fw_id]
-            current = [launch.launch_id for launch in fw.launches]
-            if fw.state not in {"RUNNING", "RESERVED", "FIZZLED"} or launch_id not in current:
+            now = datetime.now(UTC)
+            current = {"fw_id": fw_id, "state": {"$in": ["RUNNING", "RESERVED"]},
+                       "launches": launch_id}
+            doc = self.fireworks.find_one(current, {"launches": 1})
+            if doc is None:
                 return False
-            now = datetime.now(UTC).isoformat()
             self.launches.update_one(
                 {"launch_id": launch_id},
                 {"$set": {"state": "FIZZLED", "action": _message(reason, put_back=True),
-                          "time_end": now},
-                 "$push": {"state_history": {"state": "FIZZLED", "created_on": now}}})
-            fw.spec.update(spec or {})
-            self._update_wf(wf, wf.rerun_fw(fw_id))
+                          "time_end": now.isoformat()},
+                 "$push": {"state_history": {"state": "FIZZLED", "created_on": now.isoformat()}}})
+            self.fireworks.update_one(current, {
+                "$set": {"state": "READY", "updated_on": now, "launches": [],
+                         **{f"spec.{k}": v for k, v in (spec or {}).items()}},
+                "$push": {"archived_launches": {"$each": doc["launches"]}},
+                "$unset": {CLAIM: ""}})
+            self.tell_workflow(fw_id, "READY")
         return True
+
+    def tell_workflow(self, fw_id: int, state: str) -> None:
+        """Write a firework's state into its workflow, whose children all still wait for it.
+
+        Nothing is decoded, unlike in FireWorks: whoever recovers may lack the job's modules.
+        """
+        node = {"nodes": fw_id}
+        wf = self.workflows.find_one(node, {"fw_states": 1, "state": 1})
+        if wf is None:
+            return
+        told: dict[str, Any] = {f"fw_states.{fw_id}": state, "updated_on": datetime.now(UTC)}
+        states = {**wf["fw_states"], str(fw_id): state}.values()
+        if wf["state"] in {"RUNNING", "RESERVED", "READY"}:
+            told["state"] = ("RUNNING" if {"RUNNING", "COMPLETED"} & set(states)
+                             else "RESERVED" if "RESERVED" in states else "READY")
+        self.workflows.update_one(node, {"$set": told})
 
     def put_back_in_folder(self, fw_id: int, launch_id: int, folder: str, reason: str, *,
                            counts: Count, most: int) -> bool:

@@ -6,17 +6,17 @@ not knowledge: accounting, the process table of the same host, or a heartbeat lo
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orionflow.errors import LaunchError
+from orionflow.launchers.deaths import LIKELY, Deaths, processes_of
 from orionflow.launchers.identity import ENV_KEY, LauncherIdentity
 from orionflow.launchers.launchpad import CLAIM, SUBMITTING
 from orionflow.launchers.scheduler import Scheduler
-from orionflow.launchers.services.processes import ProcessIdentity, end_processes
+from orionflow.launchers.services.processes import end_processes
 from orionflow.launchers.slurm import Fate
 from orionflow.log import get_logger
 from orionflow.settings import load_settings
@@ -27,11 +27,6 @@ if TYPE_CHECKING:
     from orionflow.launchers.launchpad import Count, ProjectLaunchPad
 
 log = get_logger(__name__)
-# Heartbeats come every minute. A launcher that nothing else is known of (another host without
-# Slurm, a stock `rlaunch`) is given up after this silence, s.
-SILENT = 4 * 3600.0
-# The same where Slurm or a reboot has already made its end likely.
-LIKELY = 600.0
 # A firework without workflow is a submission in progress at first, s.
 ORPHAN_AGE = 3600.0
 # A lock without a name on it (stock tools) is stale when it has not moved for so long, s.
@@ -96,8 +91,8 @@ class _Recovery:
         self.dry_run = dry_run
         self.project = project
         self.scheduler = Scheduler(project)
+        self.deaths = Deaths(self.scheduler)
         self.max_reruns = load_settings(project).max_reruns
-        self._known: dict[LauncherIdentity, str] = {}
 
     def steps(self) -> Iterator[Step]:
         yield from self._locks()
@@ -127,7 +122,7 @@ class _Recovery:
             owner = (LauncherIdentity.from_dict(wf["locked"])
                      if isinstance(wf["locked"], dict) else None)
             if owner is not None:
-                if not (dead := self._dead(owner, None)):
+                if not (dead := self.deaths.dead(owner, None)):
                     continue
                 why = f"locked by a process that is dead ({dead})"
             else:
@@ -219,7 +214,7 @@ class _Recovery:
             if (owner := LauncherIdentity.from_dict(claim)) is not None:
                 owners.setdefault(owner, []).append(fw["fw_id"])
         for owner, fw_ids in owners.items():
-            if not (dead := self._dead(owner, None)):
+            if not (dead := self.deaths.dead(owner, None)):
                 continue
             freed = fw_ids if self.dry_run else self.pad.release_claims(owner)
             if freed:
@@ -253,7 +248,7 @@ class _Recovery:
              CLAIM: {"$exists": False}, "updated_on": fw.get("updated_on")},
             {"$set": {"state": "READY", "updated_on": datetime.now(UTC)}})
         if done.modified_count:
-            self.pad._refresh_wf(fw["fw_id"])  # noqa: SLF001  ours
+            self.pad.tell_workflow(fw["fw_id"], "READY")
         return bool(done.modified_count)
 
     def _reservation_gone(self, launch: dict[str, Any], before: datetime) -> str:
@@ -277,13 +272,17 @@ class _Recovery:
             if launch is None:
                 continue
             if launch["state"] in {"COMPLETED", "FIZZLED"}:
-                yield from self._ended(launch)
+                try:
+                    yield from self._ended(launch)
+                except ImportError as error:
+                    log.warning("firework %d: its job can't be read here (%s); recover where it "
+                                "can", fw["fw_id"], error)
                 continue
             if launch["state"] != "RUNNING":
                 continue
             owner = LauncherIdentity.from_dict(
                 ((launch.get("fworker") or {}).get("env") or {}).get(ENV_KEY))
-            if not (dead := self._dead(owner, _last_sign(launch), launch.get("host"))):
+            if not (dead := self.deaths.dead(owner, _last_sign(launch), launch.get("host"))):
                 continue
             if owner is not None and owner.alive_here() is False and not self.dry_run:
                 yield from self._orphan_processes(owner, fw["fw_id"])
@@ -295,7 +294,7 @@ class _Recovery:
             ((launch.get("fworker") or {}).get("env") or {}).get(ENV_KEY))
         ended = _utc(launch["state_history"][-1].get("created_on"))
         quiet = (datetime.now(UTC) - ended).total_seconds() > LOCK_AGE
-        if not (owner is not None and self._dead(owner, None)) and not quiet:
+        if not (owner is not None and self.deaths.dead(owner, None)) and not quiet:
             return
         fw_id = launch["fw_id"]
         if not self.dry_run:
@@ -343,75 +342,6 @@ class _Recovery:
             end_processes(orphans, patience=5.0)
             yield Step("killed", [fw_id],
                        f"{len(orphans)} process(es) outlived their launcher")
-
-    # -------------------------------------------------------------- who is dead
-
-    def _dead(self, owner: LauncherIdentity | None, sign: datetime | None,
-              host: str | None = None) -> str:
-        """Return how we know that a launcher is dead; empty while it may be alive.
-
-        Parameters
-        ----------
-        owner
-            Who it is; None for a stock `rlaunch`.
-        sign
-            Its last sign of life.
-        host
-            Its host, for people.
-        """
-        silence = (datetime.now(UTC) - sign).total_seconds() if sign is not None else None
-        if owner is None:
-            return (f"no sign of life from {host} for {silence:.0f} s"
-                    if silence is not None and silence > SILENT else "")
-        if owner in self._known:
-            return self._known[owner]
-        verdict = self._verdict(owner, silence)
-        if silence is None or verdict:
-            self._known[owner] = verdict
-        return verdict
-
-    def _verdict(self, owner: LauncherIdentity, silence: float | None) -> str:
-        here = owner.alive_here()
-        if here is not None:
-            return "" if here else f"process {owner.pid} on {owner.host} is gone"
-        silent = silence or 0.0
-        if owner.slurm_job_id is not None:
-            return self._slurm_verdict(owner.slurm_job_id, owner.slurm_restarts, silent)
-        if owner.rebooted_here() and silent > LIKELY:
-            return f"{owner.host} was started anew and it has been silent for {silent:.0f} s"
-        return (f"no sign of life from {owner.host} for {silent:.0f} s"
-                if silent > SILENT else "")
-
-    def _slurm_verdict(self, job: str, restarts: int, silent: float) -> str:
-        try:
-            fate = self.scheduler.fate(job, restarts)
-        except LaunchError as error:
-            log.warning("Slurm job %s: %s", job, error.message)
-            return ""
-        if fate is Fate.OVER:
-            return f"Slurm job {job} is over"
-        if fate is Fate.UNKNOWN and silent > LIKELY:
-            return f"Slurm has forgotten job {job} and it has been silent for {silent:.0f} s"
-        return ""
-
-
-def processes_of(owner: LauncherIdentity) -> list[ProcessIdentity]:
-    """Return this host's processes that a launcher started, itself excepted.
-
-    They inherit ``ORIONFLOW_LAUNCHER``; a launcher sets it anew for its own jobs.
-    """
-    mark = f"ORIONFLOW_LAUNCHER={owner.token}".encode()
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) in {os.getpid(), owner.pid}:
-            continue
-        try:
-            variables = (entry / "environ").read_bytes().split(b"\0")
-        except OSError:  # gone meanwhile, or another user's
-            continue
-        if mark in variables and (process := ProcessIdentity.of(int(entry.name))) is not None:
-            found.append(process)
-    return found
 
 
 def _last_sign(launch: dict[str, Any]) -> datetime:

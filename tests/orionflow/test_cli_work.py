@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from orionflow.launchers.deaths import processes_of
 from orionflow.launchers.launchpad import open_launchpad
-from orionflow.launchers.recovery import processes_of
 from orionflow.launchers.services.processes import free_port
 
 sys.path.append(str(Path(__file__).parents[1] / "fakes"))
