@@ -123,6 +123,7 @@ class Claimer:
     def __init__(self, pad: OrionLaunchPad) -> None:
         self.pad = pad
         self.ids = LaunchIds(pad)
+        self._in_big = False
 
     # ------------------------------------------------------------------ one, as stock does
 
@@ -244,23 +245,28 @@ class Claimer:
         part = {**_SITE, f"links.{fw_id}": 1}
         moved = ["READY", "RESERVED"] if state == "RUNNING" else ["READY"]
         started = {"$cond": [{"$in": ["$state", moved]}, state, "$state"]}
-        end, pause = time.monotonic() + 1.0, 0.002
+        end, pause = time.monotonic() + 1.0, 0.0
         while True:
-            doc: Doc | None = self.pad.workflows.find_one_and_update(
-                {"nodes": fw_id, f"nodes.{BIG}": {"$exists": False}, "locked": UNLOCKED},
-                [{"$set": {f"fw_states.{fw_id}": state, "state": started,
-                           "updated_on": now()}}],
-                projection=part, return_document=ReturnDocument.AFTER)
-            if doc is not None:
-                return doc
+            doc: Doc | None
+            # Jobs of a workflow come one after the other: ask first where the last was big.
+            if not self._in_big:
+                doc = self.pad.workflows.find_one_and_update(
+                    {"nodes": fw_id, f"nodes.{BIG}": {"$exists": False}, "locked": UNLOCKED},
+                    [{"$set": {f"fw_states.{fw_id}": state, "state": started,
+                               "updated_on": now()}}],
+                    projection=part, return_document=ReturnDocument.AFTER)
+                if doc is not None:
+                    return doc
             doc = self.pad.workflows.find_one({"nodes": fw_id}, {**part, "locked": 1})
             if doc is None or time.monotonic() > end:
                 return doc
-            if doc["size"] > BIG:
+            was_big, self._in_big = self._in_big, doc["size"] > BIG
+            if self._in_big:
                 self.note_big([doc["_id"]], doc["state"])
                 return doc
-            time.sleep(pause)
-            pause *= 2
+            if not was_big:  # it is locked
+                pause = pause * 2 or 0.002
+                time.sleep(pause)
 
     def note_big(self, wf_ids: list[Any], state: str) -> None:
         """Make big workflows RUNNING."""
