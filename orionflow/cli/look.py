@@ -10,7 +10,7 @@ import typer
 
 from orionflow.cli import doctor
 from orionflow.cli.output import OutputFormat, console, dump
-from orionflow.cli.tables import print_frame, print_results
+from orionflow.cli.tables import print_frame, print_results, records
 
 if TYPE_CHECKING:
     from orionflow.analysis.story import JobStory
@@ -78,7 +78,7 @@ def results(
     if output is TableFormat.CSV:
         print(table.to_csv(index=False), end="")
     elif output is TableFormat.JSON:
-        print(table.to_json(orient="records", date_format="iso", indent=2))
+        dump(records(table), OutputFormat.JSON)
     elif table.empty:
         console(stderr=True).print("no results yet: orionflow show")
     else:
@@ -90,7 +90,7 @@ def _show_campaigns(output: OutputFormat | None) -> None:
 
     table = campaigns()
     if output is not None:
-        dump(table.to_dict("records"), output)
+        dump(records(table), output)
     elif table.empty:
         console(stderr=True).print("nothing has been submitted yet: orionflow recipes")
     else:
@@ -108,8 +108,7 @@ def _show_campaign(name: str, output: OutputFormat | None) -> None:
         raise InputError(f"no job of a campaign {name!r}", hint="orionflow show lists them")
     found = campaign_table(name)
     if output is not None:
-        dump({"campaign": name, "jobs": table.to_dict("records"),
-              "results": found.to_dict("records")}, output)
+        dump({"campaign": name, "jobs": records(table), "results": records(found)}, output)
         return
     counts = table["state"].value_counts()
     console().print(f"[bold]{name}[/]: " + ", ".join(

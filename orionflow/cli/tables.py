@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from orionflow.cli.output import console
@@ -10,7 +11,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SIGNIFICANT = 6
+_DIGITS = 12  # behind the point
 _ROOMY = 125  # columns of a terminal that shows everything on one line
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows as plain values: times as text, None for what is missing (JSON has no NaN)."""
+    rows: list[dict[str, Any]] = json.loads(
+        frame.to_json(orient="records", date_format="iso", double_precision=_DIGITS))
+    return rows
 
 
 def print_frame(frame: pd.DataFrame, title: str | None = None) -> None:

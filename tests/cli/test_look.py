@@ -45,7 +45,8 @@ class TestShow:
         assert "-> orionflow show -i" in text
 
     def test_campaign_as_json_holds_jobs_and_results(self, ran: Path) -> None:
-        data = json.loads(orionflow(ran, "show", "--campaign", "small", "-o", "json").stdout)
+        text = orionflow(ran, "show", "--campaign", "small", "-o", "json").stdout
+        data = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
         assert {j["state"] for j in data["jobs"]} == {"COMPLETED", "FIZZLED"}
         assert [r["code"] for r in data["results"]] == ["lmp", "pw.x"]
 
