@@ -135,6 +135,6 @@ LAMMPS_FAILURES = (
           shows="`Dangerous builds = N` or `not checked`",
           remedy=("neigh_modify every 1 delay 0 check yes", "a skin 1.5 times as wide")),
     _mode("LAMMPS_ENERGY_DRIFT", "the energy drifts at constant energy", silent=True,
-          shows="drift of TotEng above 3 % or range above 12 % of the kinetic energy, fix nve",
+          shows="fix nve, drift of TotEng above 2 % or range above 5 % of the kinetic energy",
           remedy=(_TIMESTEP,)),
 )

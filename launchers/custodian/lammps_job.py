@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orionflow.errors import InputError
 from orionflow.launchers.custodian.jobs import CodeJob
 from orionflow.launchers.custodian.lammps_script import RUNS, Script
 
@@ -32,15 +32,23 @@ class LammpsJob(CodeJob):
         Name of the script in the folder.
     deadline
         Unix time at which the run must have ended; LAMMPS is told through `timer timeout`.
+
+    Attributes
+    ----------
+    active_file
+        Name of the script lmp is given once it differs from the user's.
+    given, script
+        The user's script and that of the next attempt, which rules edit.
     """
 
     def __init__(self, command: Sequence[str], *, input_file: str, log: str = "log.lammps",
                  stdout: str = "lammps.out", stderr: str = "lammps.err",
                  environment: Mapping[str, str] | None = None,
                  deadline: float | None = None, stdin: str | None = None) -> None:
+        self.active_file = str(Path(input_file).with_name(PREFIX + Path(input_file).name))
         super().__init__(command, stdout=stdout, stderr=stderr, environment=environment,
                          stale=(log,) if log != "none" else (), stdin=stdin,
-                         inputs=(input_file, PREFIX + input_file))
+                         inputs=(input_file, self.active_file))
         self.log = log
         self.input_file = input_file
         self.own_command = list(command)
@@ -48,14 +56,19 @@ class LammpsJob(CodeJob):
         self.given = Script("")
         self.script = Script("")
 
-    @property
-    def active_file(self) -> str:
-        """Name of the script lmp is given."""
-        return PREFIX + self.input_file
-
     def load(self, directory: Path) -> None:
-        """Read the script."""
-        self.given = Script.read(directory / self.input_file)
+        """Read the script.
+
+        Raises
+        ------
+        InputError
+            It is not there or can't be read.
+        """
+        try:
+            self.given = Script.read(directory / self.input_file)
+        except OSError as error:
+            raise InputError(f"LAMMPS input {directory / self.input_file}: {error.strerror}",
+                             hint="check the name of the input file") from error
         self.script = self.given.copy()
 
     def run(self, directory: str = "./") -> subprocess.Popen[bytes]:
@@ -135,9 +148,3 @@ def clock(seconds: float) -> str:
     """Return H:MM:SS."""
     whole = max(1, int(seconds))
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
-
-
-def keep(file: Path, attic: Path) -> None:
-    """Move a file out of the way if it is there."""
-    if file.is_file():
-        shutil.move(file, attic / file.name)

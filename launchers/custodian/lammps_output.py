@@ -30,6 +30,8 @@ class RunBlock:
         Thermo table, shape (n, columns), in the units of the script.
     timestep
         Time step in force, in the units of the script, or None when not printed.
+    atoms_before, atoms
+        Atoms before the run, as far as it was printed, and after it.
     steps
         Steps done according to the loop-time line; None when the run did not end.
     dangerous
@@ -42,6 +44,7 @@ class RunBlock:
     timestep: float | None = None
     steps: int | None = None
     atoms: int | None = None
+    atoms_before: int | None = None
     dangerous: int | None = None
     dangerous_line: str = ""
     criterion: str = ""
@@ -218,7 +221,7 @@ class OutputParser:
 
     def _begin(self, columns: list[str]) -> None:
         self._block = RunBlock(minimize=self._minimize, columns=list(columns),
-                               timestep=self._timestep)
+                               timestep=self._timestep, atoms_before=self.output.atoms)
         if not self.output.runs:
             self.output.atoms_at_start = self.output.atoms
         self.output.runs.append(self._block)
@@ -260,6 +263,8 @@ def _setup_line(out: LammpsOutput, line: str, words: list[str]) -> None:
                 out.box_volume = math.prod(h - a for a, h in zip(low, high, strict=True))
     elif line.startswith("master list distance cutoff ="):
         out.cutoff = _float(words[-1])
+    elif line.startswith("Deleted ") and "new total =" in line and words[-1].isdigit():
+        out.atoms = int(words[-1])
     elif len(words) == 2 and words[1] == "atoms" and words[0].isdigit():  # noqa: PLR2004
         out.atoms = int(words[0])
     elif line.startswith("Created ") and words[-1] == "atoms" and words[1].isdigit():

@@ -114,3 +114,18 @@ def test_huge_output_is_read_in_part(tmp_path: Path) -> None:
         stream.write(text[: text.index("Loop time")])
         stream.truncate(2**30)  # a sparse gigabyte of zeros, as a lost node leaves it
     assert _verdict(HEALTHY, read_text(file)) is not None
+
+
+def test_atoms_deleted_on_purpose_are_not_lost(tmp_path: Path) -> None:
+    (tmp_path / "in.lammps").write_text(
+        "thermo_modify lost ignore\nrun 10\ndelete_atoms x\nrun 10\n")
+    run = ("Step Temp\n 0 1\n 10 1\nLoop time of 1 on 1 procs for 10 steps with {} atoms\n")
+    text = ("LAMMPS (29 Sep 2021)\nCreated 100 atoms\n" + run.format(100)
+            + "Deleted 10 atoms, new total = 90\n" + run + "Total wall time: 0:00:01\n")
+    assert _verdict(tmp_path, text.format(90)) is None
+    assert _verdict(tmp_path, text.format(80)) == "LAMMPS_ATOMS_LOST_SILENTLY"
+
+
+def test_input_in_a_subfolder_keeps_its_changed_script_there() -> None:
+    job = LammpsJob(["lmp", "-in", "sub/in.x"], input_file="sub/in.x")
+    assert job.active_file == "sub/orionflow.in.x"
