@@ -16,7 +16,7 @@ _ROOMY = 125  # columns of a terminal that shows everything on one line
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows as plain values: times as text, None for what is missing (JSON has no NaN)."""
+    """Return the rows as plain values: times as text, None for NaN, which JSON has not."""
     rows: list[dict[str, Any]] = json.loads(
         frame.to_json(orient="records", date_format="iso", double_precision=_DIGITS))
     return rows
