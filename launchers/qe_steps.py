@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -208,8 +209,7 @@ def _run_lammps(folder: Path, step: Step, context: JobContext, *,
     from orionflow.launchers.lammps import run_lammps_command
 
     words = list(step.command)
-    log = next((words[i + 1] for i, word in enumerate(words[:-1]) if word in {"-log", "-l"}),
-               "log.lammps")
+    log = next((value for word, value in pairwise(words) if word in {"-log", "-l"}), "log.lammps")
     return run_lammps_command(
         words, folder, step.input_file, context, executable=_executable(step),
         environment=environment, deadline=deadline, log=log, output=step.stem, stdin=step.stdin,

@@ -161,7 +161,7 @@ def run_input(folder: Path, steps: Sequence[Step], settings: Settings, machine: 
     from orionflow.launchers.qe_steps import prepare_parent
 
     outcome = Outcome(Exit.DONE, "")
-    states: dict[int, RunState] = {}
+    states: list[RunState] = []
     repaired: set[str] = set()
     repairs: list[str] = []
     try:
@@ -176,9 +176,9 @@ def run_input(folder: Path, steps: Sequence[Step], settings: Settings, machine: 
             else:
                 outcome = _run_step(folder, step, settings, machine, say=say, deadline=deadline,
                                     frozen_after=frozen_after)
-                state = read_state(folder, _record_file(step, len(steps)))
-                if state is not None:
-                    states[index] = state
+                state = read_state(folder)
+                if state is not None and outcome.exit_code is not Exit.REFUSED:
+                    states.append(state)
             if outcome.exit_code is Exit.DONE:
                 index += 1
                 continue
@@ -248,10 +248,6 @@ def _code_of(command: Sequence[str], path: Path) -> str:
         return "lmp"
     raise InputError(f"can't tell which code {' '.join(command)} runs",
                      hint="add --code pw.x, ph.x, lmp or qe")
-
-
-def _record_file(step: Step, count: int) -> str:
-    return RECORD_FILE if count == 1 else f"{step.stem}.{RECORD_FILE}"
 
 
 def _environment(machine: MachineProfile, *, fortran: bool) -> dict[str, str]:
@@ -341,15 +337,11 @@ def _keep_record(folder: Path, step: Step) -> None:
         write_state(folder, state, f"{step.stem}.{RECORD_FILE}")
 
 
-def _finish(folder: Path, steps: Sequence[Step], outcome: Outcome, states: dict[int, RunState],
+def _finish(folder: Path, steps: Sequence[Step], outcome: Outcome, states: list[RunState],
             say: Say) -> Outcome:
-    outcome.steps = [states[i] for i in sorted(states)]
-    for index, step in enumerate(steps):
-        own = folder / f"{step.stem}.{RECORD_FILE}"
-        if len(steps) == 1:
-            own.unlink(missing_ok=True)  # the same as orionflow_run.json
-        elif index not in states and (state := read_state(folder, own.name)) is not None:
-            outcome.steps.append(state)
+    outcome.steps = states
+    if len(steps) == 1:  # the same as orionflow_run.json
+        (folder / f"{steps[0].stem}.{RECORD_FILE}").unlink(missing_ok=True)
     if outcome.exit_code is Exit.DONE:
         corrections = sum(len(state.corrections) for state in outcome.steps) + len(
             [line for line in outcome.repairs if not line.startswith(" ")])

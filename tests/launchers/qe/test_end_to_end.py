@@ -162,7 +162,9 @@ def test_final_pressure_is_relaxed_away(inputs):
 def test_solvers_take_turns(inputs):
     text = inputs.aluminium(system=f"{SMEARED}, nbnd = 20").read_text()
     for old, new in (("ibrav = 2, celldm(1) = 7.5, nat = 1", "ibrav = 1, A = 3.0, nat = 2"),
-                     ("ecutwfc = 12.0", "ecutwfc = 6, ecutrho = 24"), ("Al 26.98 Al.pz-vbc.UPF", "Cu 63.5 Cu.pz-d-rrkjus.UPF"), ("conv_thr = 1d-8", "conv_thr = 1d-6"),
+                     ("ecutwfc = 12.0", "ecutwfc = 6, ecutrho = 24"),
+                     ("Al 26.98 Al.pz-vbc.UPF", "Cu 63.5 Cu.pz-d-rrkjus.UPF"),
+                     ("conv_thr = 1d-8", "conv_thr = 1d-6"),
                      (" Al 0 0 0", " Cu 0 0 0\n Cu 0 0 0.2333333333"),
                      ("4 4 4 1 1 1", "2 2 2 0 0 0")):
         assert old in text
