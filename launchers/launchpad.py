@@ -22,7 +22,7 @@ from pymongo import ASCENDING, DESCENDING
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from orionflow.errors import ConfigError, InputError, StoreError
-from orionflow.launchers.identity import LauncherIdentity
+from orionflow.launchers.identity import ENV_KEY, LauncherIdentity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -193,20 +193,21 @@ class ProjectLaunchPad(LaunchPad):
         mine = {f"{CLAIM}.{k}": v for k, v in identity.to_dict().items()}
         released = []
         for fw in self.fireworks.find({"state": "RESERVED", **mine}, {"fw_id": 1, "launches": 1}):
-            # The launch may have been written before the firework learned of it.
-            self.launches.update_many(
-                {"fw_id": fw["fw_id"], "state": "RUNNING", "launch_id": {"$nin": fw["launches"]}},
-                {"$set": {"state": "FIZZLED", "action": _message("claimed, but never started")}})
-            self.launches.update_many(
-                {"launch_id": {"$in": fw["launches"]}, "state": {"$in": ["RESERVED", "RUNNING"]}},
-                {"$set": {"state": "FIZZLED", "action": _message("claimed, but never started")}})
             reset = {"$set": {"state": "READY", "updated_on": datetime.now(UTC), "launches": []},
                      "$push": {"archived_launches": {"$each": fw["launches"]}},
                      "$unset": {CLAIM: ""}}
             if self.fireworks.find_one_and_update(
-                    {"fw_id": fw["fw_id"], "state": "RESERVED", **mine}, reset):
-                self.tell_workflow(fw["fw_id"], "READY")
-                released.append(fw["fw_id"])
+                    {"fw_id": fw["fw_id"], "state": "RESERVED", **mine}, reset) is None:
+                continue  # another recovery was faster
+            self.tell_workflow(fw["fw_id"], "READY")
+            # Its launch may have been written before the firework learned of it; others that
+            # now run this firework have another name.
+            theirs = [{"launch_id": {"$in": fw["launches"]}, "state": "RESERVED"},
+                      {"fw_id": fw["fw_id"], "state": "RUNNING",
+                       f"fworker.env.{ENV_KEY}": identity.to_dict()}]
+            self.launches.update_many({"$or": theirs}, {"$set": {
+                "state": "FIZZLED", "action": _message("claimed, but never started")}})
+            released.append(fw["fw_id"])
         return released
 
     # ----------------------------------------------------------------- putting a job back
