@@ -139,7 +139,8 @@ class PrivateSlurm:
         with locked(self.folder / "lock"):
             old = self.layout()
             new = plan_layout(self.folder, old, nodes=nodes, cpus=cpus, accounting=accounting)
-            if old is not None and self._daemons(old):
+            repair = old is not None and bool(self._daemons(old))
+            if old is not None and repair:
                 _refuse_change(old, new)  # what runs is repaired in place
             elif any(port_taken(port) for port in new.ports):
                 new = plan_layout(self.folder, old, nodes=nodes, cpus=cpus,
@@ -147,8 +148,13 @@ class PrivateSlurm:
             self._prepare(new)
             bound_logs(self.folder)
             since = log_size(self.folder / "slurmctld.log")
-            self._start_daemons(new)
-            self._wait_ready(new, since)
+            try:
+                self._start_daemons(new)
+                self._wait_ready(new, since)
+            except BaseException:
+                if not repair:
+                    self._end(new)  # half a Slurm is of no use and would be left behind
+                raise
             return new
 
     def stop(self) -> bool:
@@ -163,13 +169,17 @@ class PrivateSlurm:
             daemons = self._daemons(layout)
             if daemons.get("slurmctld") and daemons.get("munged"):
                 self._cancel_running(layout)
-            for name in _ORDER[:-1]:
-                end_processes(daemons.get(name, []))
-            jobs = self._job_processes(layout)
-            end_processes(jobs, patience=5)
-            end_processes(daemons.get(_ORDER[-1], []))
-            shutil.rmtree(layout.runtime, ignore_errors=True)
-            return bool(daemons or jobs)
+            return self._end(layout)
+
+    def _end(self, layout: SlurmLayout) -> bool:
+        daemons = self._daemons(layout)
+        for name in _ORDER[:-1]:
+            end_processes(daemons.get(name, []))
+        jobs = self._job_processes(layout)
+        end_processes(jobs, patience=5)
+        end_processes(daemons.get(_ORDER[-1], []))
+        shutil.rmtree(layout.runtime, ignore_errors=True)
+        return bool(daemons or jobs)
 
     def cancel_jobs(self) -> None:
         """Cancel all jobs, running and waiting, and wait until the queue is empty.

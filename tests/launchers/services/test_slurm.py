@@ -300,6 +300,19 @@ def test_two_starts_at_once_make_one_slurm(tmp_path):
 
 
 @pytest.mark.needs_slurm
+def test_start_that_fails_leaves_no_daemon_behind(own, tmp_path, monkeypatch):
+    fakes = tmp_path / "fakes"
+    fakes.mkdir()
+    broken = fakes / "slurmd"  # as on a machine without cgroups, where the real one ends at once
+    broken.write_text("#!/bin/sh\necho 'slurmd initialization failed' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fakes}:{os.environ['PATH']}")
+    with pytest.raises(LaunchError, match="slurmd"):
+        own.start(nodes=1)
+    assert own._daemons(own.layout()) == {}
+
+
+@pytest.mark.needs_slurm
 def test_large_logs_begin_anew_under_running_daemons(own, tmp_path, monkeypatch, wait_until):
     own.start(nodes=1)
     monkeypatch.setattr(programs, "LOG_BYTES", 100)
