@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING
 
 from orionflow.errors import CodeError
 from orionflow.launchers.context import JobContext, job_context
-from orionflow.launchers.custodian.handlers_qe import pw_rules
+from orionflow.launchers.custodian.handlers_qe import ph_rules, pw_rules
 from orionflow.launchers.custodian.jobs import CodeJob
 from orionflow.launchers.custodian.qe_base import QeRun, patterns
 from orionflow.launchers.custodian.qe_walltime import max_seconds
+from orionflow.launchers.custodian.watch import DeadlineMonitor, FrozenMonitor
 from orionflow.launchers.mpi import mpi_command
-from orionflow.launchers.preflight_qe import Problem, check_pw
+from orionflow.launchers.preflight_qe import Problem, check_ph, check_pw
 from orionflow.launchers.qe_input import edit_input, read_input
 from orionflow.launchers.qe_output import read_xml
 from orionflow.launchers.run import earlier_stop, run_code
 from orionflow.launchers.run_state import Failure, RunState, hash_inputs, write_state
 
 if TYPE_CHECKING:
+    from orionflow.launchers.custodian.jobs import Monitor
     from orionflow.launchers.record import RunRecord
 
 # Without it an output in a file loses its last buffer, and with it the error message.
@@ -55,28 +57,65 @@ def run_pw(directory: str | Path, input_file: str = "pw.in", output_file: str = 
         later launch in the same folder can go on.
         What can't work is refused before the start, under the same ids.
     """
+    return _run("pw.x", directory, input_file, output_file, context)
+
+
+def run_ph(directory: str | Path, input_file: str = "ph.in", output_file: str = "ph.out",
+           context: JobContext | None = None) -> RunRecord:
+    """Run ph.x in a folder in which pw.x has run, with corrections; see `run_pw`.
+
+    Raises
+    ------
+    CodeError
+        ph.x failed and corrections did not help.
+    """
+    return _run("ph.x", directory, input_file, output_file, context)
+
+
+def _run(code: str, directory: str | Path, input_file: str, output_file: str,
+         context: JobContext | None) -> RunRecord:
     folder = Path(directory).resolve()
     context = context or job_context(folder)
-    executable = context.machine.executable("pw.x")
+    executable = context.machine.executable(code)
     command = mpi_command(context.machine, context.resources, [executable, "-in", input_file])
     environment = {**UNBUFFERED, "OMP_NUM_THREADS": str(context.resources.threads),
                    **context.machine.environment}
-    problem = check_pw(folder, input_file, {**os.environ, **environment})
+    check, rules, group = {"pw.x": (check_pw, pw_rules, "control"),
+                           "ph.x": (check_ph, ph_rules, "inputph")}[code]
+    problem = check(folder, input_file, {**os.environ, **environment})
     if problem is not None:
         raise refuse(problem, folder, executable)
     found = read_input(folder / input_file)
     stale, watched = patterns(found, folder, environment)
     given = hash_inputs(folder, [input_file])
+    left = context.seconds_left()
+    deadline = time.time() + left
     job = CodeJob(command, stdout=output_file, stderr=str(Path(output_file).with_suffix(".err")),
                   environment=environment, stale=stale, inputs=[input_file], watched=watched,
-                  also=["CRASH"])
+                  also=["CRASH"], monitors=monitors(deadline, None))
     run = QeRun(folder=folder, input_file=input_file, job=job)
-    left = context.seconds_left()
     continued = resume(run, given)
-    own = found.number("control", "max_seconds", max_seconds(left))
-    edit_input(run.input_path, {"control": {"max_seconds": min(own, max_seconds(left))}})
-    return run_code(job, pw_rules(run), context, executable=executable, directory=folder,
-                    deadline=time.time() + left, inputs=given, continued=continued)
+    own = found.number(group, "max_seconds", max_seconds(left))
+    edit_input(run.input_path, {group: {"max_seconds": min(own, max_seconds(left))}})
+    return run_code(job, rules(run), context, executable=executable, directory=folder,
+                    deadline=deadline, inputs=given, continued=continued)
+
+
+def monitors(deadline: float | None, frozen_after: float | None) -> list[Monitor]:
+    """Return what looks at a running code: is it alive, is its time over.
+
+    Parameters
+    ----------
+    deadline
+        Unix time at which it must have ended.
+    frozen_after
+        Silence that counts as frozen, s; half an hour unless given.
+    """
+    silence = 1800.0 if frozen_after is None else frozen_after
+    found: list[Monitor] = [FrozenMonitor(silence=silence, idle=min(300.0, silence))]
+    if deadline is not None:
+        found.append(DeadlineMonitor(deadline, "QE_WALLTIME"))
+    return found
 
 
 def refuse(problem: Problem, folder: Path, executable: str) -> CodeError:

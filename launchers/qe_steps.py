@@ -13,8 +13,7 @@ from orionflow.launchers.custodian.handlers_qe import ph_rules, pw_rules, tool_r
 from orionflow.launchers.custodian.jobs import CodeJob
 from orionflow.launchers.custodian.qe_base import QeRun, patterns
 from orionflow.launchers.custodian.qe_walltime import max_seconds
-from orionflow.launchers.custodian.watch import DeadlineMonitor, FrozenMonitor
-from orionflow.launchers.qe import resume
+from orionflow.launchers.qe import monitors, resume
 from orionflow.launchers.qe_input import QeInput, edit_input, read_input, replace_card
 from orionflow.launchers.run import run_code
 from orionflow.launchers.run_state import hash_inputs
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from orionflow.launchers.context import JobContext
-    from orionflow.launchers.custodian.jobs import Monitor
     from orionflow.launchers.record import RunRecord
     from orionflow.launchers.run_input import Step
 
@@ -49,13 +47,12 @@ def run_step(folder: Path, step: Step, context: JobContext, *, environment: Mapp
     if step.code == "lmp":
         return _run_lammps(folder, step, context, environment=environment, deadline=deadline,
                            on_correction=on_correction, frozen_after=frozen_after)
-    monitors = _monitors(deadline, frozen_after)
     found = _read(folder, step)
     stale, watched = patterns(found, folder, environment) if found else (("CRASH",), ())
     job = CodeJob(list(step.command), stdout=f"{step.stem}.out", stderr=f"{step.stem}.err",
                   environment=environment, stale=stale, inputs=[step.input_file], watched=watched,
-                  stdin=step.input_file if step.stdin else None, monitors=monitors,
-                  also=["CRASH"])
+                  stdin=step.input_file if step.stdin else None, also=["CRASH"],
+                  monitors=monitors(deadline, frozen_after))
     run = QeRun(folder=folder, input_file=step.input_file, job=job)
     given = hash_inputs(folder, [step.input_file])
     continued = 0
@@ -177,14 +174,6 @@ def _prepare(run: QeRun, deadline: float | None) -> list[str]:
         return []  # an input f90nml can't edit can still be run
     return [f"{line} (empty bands show whether it is a metal)" if line.startswith("nbnd") else line
             for line in changes]
-
-
-def _monitors(deadline: float | None, frozen_after: float | None) -> list[Monitor]:
-    silence = 1800.0 if frozen_after is None else frozen_after
-    monitors: list[Monitor] = [FrozenMonitor(silence=silence, idle=min(300.0, silence))]
-    if deadline is not None:
-        monitors.append(DeadlineMonitor(deadline, "QE_WALLTIME"))
-    return monitors
 
 
 def _read(folder: Path, step: Step) -> QeInput | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -319,7 +320,13 @@ def _run_step(folder: Path, step: Step, settings: Settings, machine: MachineProf
                      Exit.EXHAUSTED if corrected else Exit.FAILED)
         title = f"{failure.title}: {failure.evidence}" if failure else error.message
         return Outcome(exit_code, title, error.hint, error.failure_id)
-    except (LaunchError, OSError) as error:
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            return Outcome(Exit.TRANSIENT, f"the disk of {folder} is full: {error}",
+                           "free some space, then run it again unchanged", "QE_DISK_FULL")
+        return Outcome(Exit.FAILED, f"the command could not be started: {error}",
+                       "check the command", "CODE_NOT_STARTED")
+    except LaunchError as error:
         return Outcome(Exit.FAILED, f"the command could not be started: {error}",
                        "check the command", "CODE_NOT_STARTED")
     except InputError as error:

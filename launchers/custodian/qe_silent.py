@@ -171,8 +171,11 @@ class NothingPrinted:
         if not total_energies(text):
             return "no converged total energy in the output"
         ends = ("The maximum number of steps has been reached",
-                "End of molecular dynamics calculation")
-        if calculation in {"md", "vc-md"} and not any(end in text for end in ends):
+                "End of molecular dynamics calculation",
+                "Maximum number of iterations reached, stopping")
+        steps = self.run.input.number("control", "nstep", 50)
+        if calculation in {"md", "vc-md"} and not any(end in text for end in ends) and (
+                text.count("Entering Dynamics") < steps):
             return "the dynamics did not reach its number of steps"
         return None
 

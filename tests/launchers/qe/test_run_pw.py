@@ -10,7 +10,7 @@ from orionflow.errors import CodeError
 from orionflow.launchers.context import JobContext
 from orionflow.launchers.explain import explain_folder
 from orionflow.launchers.machine import load_machine
-from orionflow.launchers.qe import run_pw
+from orionflow.launchers.qe import run_ph, run_pw
 from orionflow.launchers.qe_input import read_input
 from orionflow.launchers.resources import Resources
 from orionflow.launchers.run_state import read_state
@@ -88,3 +88,14 @@ def test_corrections_are_explained(inputs):
     told = explain_folder(inputs.folder)
     assert "electron_maxstep: 4 -> " in told
     assert "passed all checks" in told
+
+
+def test_phonon_follows_its_scf(inputs):
+    inputs.silicon()
+    inputs.phonon("niter_ph = 3")
+    with pytest.raises(CodeError, match="QE_PARENT_MISSING"):
+        run_ph(inputs.folder, context=context())
+    run_pw(inputs.folder, context=context())
+    record = run_ph(inputs.folder, context=context())
+    assert [c.failure_id for c in record.corrections] == ["PH_NOT_CONVERGED"]
+    assert (inputs.folder / "si.dyn").is_file()
