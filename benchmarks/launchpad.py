@@ -14,7 +14,7 @@ import time
 from itertools import pairwise
 from typing import Any
 
-from common import WORKER, Clock, middle, open_pad, print_json, quiet_folder, server, show
+from common import WORKER, cpu, middle, open_pad, print_json, quiet_folder, server, show
 from fireworks import Firework, FWAction, PyTask, Workflow
 from fireworks.core.rocket_launcher import rapidfire
 
@@ -22,6 +22,7 @@ from orionflow.launchers.pad import Outcome
 
 KINDS = ("stock", "stock+j", "orion")
 GROUP = 20
+ROUNDS = 3  # the best counts: these machines are shared
 
 
 def noop() -> Firework:
@@ -49,16 +50,17 @@ def in_groups(pad: Any, jobs: int) -> None:
         jobs -= len(claims)
 
 
-def timed(pad: Any, jobs: int, run: Any, *args: Any) -> tuple[float, float]:
-    """Return milliseconds and round trips a job."""
-    trips, clock = pad.trips.count, Clock()
-    run(pad, jobs, *args)
-    return 1e3 * clock.read()[0] / jobs, (pad.trips.count - trips) / jobs
+def timed(pad: Any, jobs: int, run: Any) -> tuple[float, float, float]:
+    """Return wall ms, CPU ms (this process and mongod) and round trips a job."""
+    trips, used, begin = pad.trips.count, cpu(pad), time.perf_counter()
+    run(pad, jobs)
+    return (1e3 * (time.perf_counter() - begin) / jobs, 1e3 * (cpu(pad) - used) / jobs,
+            (pad.trips.count - trips) / jobs)
 
 
 def empty(mongod: Any, *, quick: bool) -> dict[str, Any]:
     """Empty jobs in workflows of their own."""
-    jobs = 60 if quick else 200
+    jobs = 60 if quick else 120
     rows: list[list[Any]] = []
     results: dict[str, Any] = {}
 
@@ -66,22 +68,23 @@ def empty(mongod: Any, *, quick: bool) -> dict[str, Any]:
         with quiet_folder():
             rapidfire(pad, WORKER, nlaunches=count, strm_lvl="CRITICAL")
 
-    for kind in KINDS:
-        for how, run in (("rapidfire", rocket), ("claim and complete", one_by_one),
-                         ("groups of 20", in_groups)):
-            if kind != "orion" and run is in_groups:
-                continue
+    cases = [(kind, how, run) for kind in KINDS for how, run in (
+        ("rapidfire", rocket), ("claim and complete", one_by_one), ("groups of 20", in_groups))
+        if kind == "orion" or run is not in_groups]
+    best: dict[tuple[str, str], tuple[float, float, float]] = {}
+    for _ in range(ROUNDS):
+        for kind, how, run in cases:
             pad = open_pad(mongod, kind)
-            pad.bulk_add_wfs([noop() for _ in range(jobs + 10)])
+            with quiet_folder():
+                pad.bulk_add_wfs([noop() for _ in range(jobs + 10)])
             run(pad, 10)
-            ms, trips = timed(pad, jobs, run)
-            rows.append([kind, how, ms, trips])
-            results[f"{kind} {how}"] = [round(ms, 2), round(trips, 2)]
-    base = results["stock rapidfire"][0]
-    for row in rows:
-        row.append(base / row[2])
-    show("Empty job, workflows of one", ["LaunchPad", "driver", "ms/job", "trips/job",
-                                         "times stock rapidfire"], rows)
+            best[kind, how] = min(best.get((kind, how), (1e9, 0.0, 0.0)), timed(pad, jobs, run))
+    base = best["stock", "rapidfire"]
+    for (kind, how), (ms, used, trips) in best.items():
+        rows.append([kind, how, ms, used, trips, base[0] / ms, base[1] / used])
+        results[f"{kind} {how}"] = [round(ms, 2), round(used, 2), round(trips, 2)]
+    show("Empty job, workflows of one", ["LaunchPad", "driver", "ms", "CPU ms", "trips",
+                                         "stock/this", "by CPU"], rows)
     return results
 
 
@@ -117,12 +120,12 @@ def growth(mongod: Any, *, quick: bool) -> dict[str, Any]:
                 pad.add_wf(wf)
                 one_by_one(pad, before)
                 run(pad, 8)  # the first ones start the workflow
-                trial = [timed(pad, jobs // 3, run)[0] for _ in range(3)]
-                row.append(middle(trial))
+                row.append(min(timed(pad, jobs // ROUNDS, run)[:2] for _ in range(ROUNDS)))
             known = [v for v in row[3:] if v is not None]
-            rows.append([*row, known[-1] / known[0]])
-            results[f"{name} {kind} {how}"] = [v and round(v, 2) for v in row[3:]]
-    show(f"ms a job inside one workflow ({jobs} jobs run)",
+            rows.append([*row[:3], *(v and f"{v[0]:.1f} / {v[1]:.1f}" for v in row[3:]),
+                         f"{known[-1][0] / known[0][0]:.2f} / {known[-1][1] / known[0][1]:.2f}"])
+            results[f"{name} {kind} {how}"] = [v and [round(x, 2) for x in v] for v in row[3:]]
+    show(f"Wall / CPU ms a job inside one workflow ({jobs} jobs run)",
          ["shape", "LaunchPad", "how", *(f"N={s}" for s in sizes), "growth"], rows)
     return {"sizes": sizes, **results}
 

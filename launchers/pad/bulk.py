@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from fireworks.core.firework import Firework, Workflow
 from pymongo import DESCENDING, UpdateMany
 
+from orionflow.launchers.pad.commit import commit
 from orionflow.launchers.pad.documents import Doc, now, now_text
-from orionflow.launchers.pad.graph import Graph, commit
+from orionflow.launchers.pad.graph import Graph
 from orionflow.launchers.pad.locks import held
 
 if TYPE_CHECKING:

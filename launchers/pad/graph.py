@@ -15,8 +15,8 @@ What may be written when
 
 from __future__ import annotations
 
+import time
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fireworks.core import firework
@@ -37,46 +37,16 @@ from orionflow.launchers.pad.documents import (
     workflow_state,
 )
 from orionflow.launchers.pad.locks import held
+from orionflow.launchers.pad.views import View, load_views
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from orionflow.launchers.pad.launchpad import OrionLaunchPad
 
-_VIEW = {
-    "_id": 0, "fw_id": 1, "state": 1, "launches": 1, "settled": 1,
-    "allows": "$spec._allow_fizzled_parents",
-    "told": {"$ne": [{"$type": "$spec._fizzled_parents"}, "missing"]},
-}
 # Above this many changed entries the maps of a workflow are written whole: each dotted path is
 # looked up by walking along its map.
 _DOTTED = 40
-
-
-@dataclass
-class View:
-    """What a refresh looks at in one firework."""
-
-    fw_id: int
-    stored_state: str | None
-    state: str
-    launches: list[int]
-    allows_fizzled: bool
-    told_of_fizzled: bool
-    settled: list[int]
-    new: Firework | None = None
-    spec: Doc | None = None
-    rerun: bool = False
-
-
-def load_views(pad: OrionLaunchPad, graphs: Iterable[Graph], ids: Iterable[int]) -> None:
-    """Load fireworks for several graphs in one query."""
-    owners = {i: g for g in graphs for i in g.links}
-    wanted = [i for i in dict.fromkeys(ids) if i in owners and i not in owners[i].views and i >= 0]
-    for doc in pad.fireworks.find({"fw_id": {"$in": wanted}}, _VIEW) if wanted else ():
-        owners[doc["fw_id"]].views[doc["fw_id"]] = View(
-            doc["fw_id"], doc["state"], doc["state"], doc["launches"], bool(doc.get("allows")),
-            doc["told"], doc.get("settled", []))
 
 
 class Graph:
@@ -93,6 +63,7 @@ class Graph:
     def __init__(self, pad: OrionLaunchPad, doc: Doc) -> None:
         self.pad = pad
         self.doc = doc
+        self.begun = time.monotonic(), time.time()
         self.links: dict[int, list[int]] = {int(k): list(v) for k, v in doc["links"].items()}
         self.parents: dict[int, list[int]] = {}
         for parent, kids in self.links.items():
@@ -458,6 +429,7 @@ class Graph:
         go on.
         """
         early: list[Any] = []
+        late: list[Any] = []
         moves: dict[tuple[str, str], list[int]] = {}
         when = now_text()
         for fw_id in sorted(self._changed):
@@ -473,11 +445,18 @@ class Graph:
                 if fw_id in self._settled_by:
                     change["$addToSet"] = {"settled": self._settled_by[fw_id]}
                 early.append(UpdateOne({"fw_id": fw_id}, change))
-            if view.stored_state is not None and view.state != view.stored_state:
+            if view.stored_state is None or view.state == view.stored_state:
+                continue
+            if view.launches:
+                # The fence again: only while it has just these launches.
+                late.append(UpdateOne(
+                    {"fw_id": fw_id, "state": view.stored_state, "launches": view.launches},
+                    {"$set": {"state": view.state, "updated_on": when}}))
+            else:
                 moves.setdefault((view.stored_state, view.state), []).append(fw_id)
-        late = [UpdateMany({"fw_id": {"$in": ids}, "state": old},
-                           {"$set": {"state": new, "updated_on": when}})
-                for (old, new), ids in moves.items()]
+        late += [UpdateMany({"fw_id": {"$in": ids}, "state": old, "launches": []},
+                            {"$set": {"state": new, "updated_on": when}})
+                 for (old, new), ids in moves.items()]
         return early, late
 
     def workflow_update(self, *, unlock: bool) -> UpdateOne:
@@ -528,52 +507,3 @@ def _archiving(fw_id: int, state: str, fields: Doc) -> UpdateOne:
         # $set would merge the new spec into the old one.
         stages.insert(0, {"$unset": "spec"})
     return UpdateOne({"fw_id": fw_id}, stages)
-
-
-def commit(graph: Graph, *, unlock: bool = True) -> None:
-    """Write the changes of one graph, in an order that survives being killed anywhere.
-
-    Raises
-    ------
-    ValueError
-        The lock was lost meanwhile (this process slept for a minute).
-    """
-    pad = graph.pad
-    grows = graph.grows
-    if grows:
-        graph.insert_new()
-    early, late = graph.firework_updates()
-    if grows:
-        if early:
-            pad.fireworks.bulk_write(early)
-        _write_workflows(pad, [graph.workflow_update(unlock=False)])
-        if late:
-            pad.fireworks.bulk_write(late)
-        if unlock:
-            pad.locks.release(graph.doc)
-        return
-    if early or late:
-        pad.fireworks.bulk_write(early + late)
-    _write_workflows(pad, [graph.workflow_update(unlock=unlock)])
-
-
-def commit_together(pad: OrionLaunchPad, graphs: list[Graph]) -> None:
-    """Write and unlock several graphs, in as few round trips as for one."""
-    for graph in [g for g in graphs if g.grows]:
-        commit(graph)
-    plain_ones = [g for g in graphs if not g.grows]
-    updates = [u for g in plain_ones for group in g.firework_updates() for u in group]
-    if updates:
-        pad.fireworks.bulk_write(updates, ordered=False)
-    if plain_ones:
-        _write_workflows(pad, [g.workflow_update(unlock=True) for g in plain_ones])
-
-
-def _write_workflows(pad: OrionLaunchPad, updates: list[UpdateOne]) -> None:
-    done = pad.workflows.bulk_write(updates, ordered=False).matched_count
-    if done < len(updates):
-        raise LostLockError(f"{len(updates) - done} of {len(updates)} workflow locks were lost")
-
-
-class LostLockError(ValueError):
-    """The lock was broken by another: this process was not heard of for too long."""

@@ -13,8 +13,9 @@ from fireworks.fw_config import LAUNCHPAD_LOC
 
 from orionflow.launchers.pad import bulk, heartbeat, indexes, repair
 from orionflow.launchers.pad.claim import Claim, Claimer
+from orionflow.launchers.pad.commit import commit
 from orionflow.launchers.pad.documents import LIVE, Doc, finish_launch, message_action
-from orionflow.launchers.pad.graph import Graph, commit
+from orionflow.launchers.pad.graph import Graph
 from orionflow.launchers.pad.locks import Locks
 from orionflow.launchers.pad.settle import Outcome, Settled, Settler
 

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from orionflow.launchers.pad.commit import commit
 from orionflow.launchers.pad.documents import FINISHED, LIVE, Doc, as_time, now_text
-from orionflow.launchers.pad.graph import Graph, commit
+from orionflow.launchers.pad.graph import Graph
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

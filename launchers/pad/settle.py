@@ -26,6 +26,7 @@ from fireworks.core.launchpad import LockedWorkflowError
 from pymongo import UpdateMany, UpdateOne
 from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure, PyMongoError
 
+from orionflow.launchers.pad.commit import LostLockError, commit, commit_together
 from orionflow.launchers.pad.documents import (
     BIG,
     FINISHED,
@@ -38,8 +39,9 @@ from orionflow.launchers.pad.documents import (
     touches_children,
 )
 from orionflow.launchers.pad.errors import LaunchRefusedError
-from orionflow.launchers.pad.graph import Graph, LostLockError, commit, commit_together, load_views
+from orionflow.launchers.pad.graph import Graph
 from orionflow.launchers.pad.locks import UNLOCKED
+from orionflow.launchers.pad.views import load_views
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -125,7 +125,7 @@ def fresh(cls, access, name):
 
 
 @pytest.mark.needs_mongod
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_random_workflow_ends_as_with_stock_fireworks(database, seed):
     stock, ours = fresh(LaunchPad, database, "s"), fresh(OrionLaunchPad, database, "o")
     try:
