@@ -181,7 +181,8 @@ class TestOnSlurm:
         submitted = [j for out, _ in outputs for line in out.splitlines()
                      if line.startswith("submitted")
                      for j in line.split("job(s) ")[1].split(" for")[0].split(", ")]
-        assert len(submitted) == 2, outputs
+        # One, when its launcher has run both jobs before the second is submitted; never more.
+        assert 1 <= len(submitted) <= 2, outputs
         wait_until(all_done(pad), timeout=120)
         assert once_each(pad)
 
