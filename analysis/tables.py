@@ -169,8 +169,8 @@ TABLE_COLUMNS = ("label", "formula", "code", "model", "a0_angstrom", "a0_referen
 def campaign_table(name: str, *, project: Path | str | None = None) -> pd.DataFrame:
     """Return the results of a campaign, one row each, with published values beside them.
 
-    Equations of state come first; runs that are points of one are counted in its row and have
-    none of their own.
+    Equations of state come first; their points, and the relaxation before these, are counted in
+    that row and have none of their own.
 
     Parameters
     ----------
@@ -196,8 +196,9 @@ def campaign_table(name: str, *, project: Path | str | None = None) -> pd.DataFr
     rows, points = [], set()
     for document in _eos_documents(name, project):
         output = document["output"]
-        folders = set(output["dir_names"])
-        points |= folders | {output.get("relax_dir_name")}
+        # The relaxation before the points is part of the same result, though no point.
+        folders = {*output["dir_names"], output.get("relax_dir_name")}
+        points |= folders
         own = runs[runs["dir_name"].isin(folders)]
         model = _model(output["recipe"])
         row = {
