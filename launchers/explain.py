@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from orionflow.errors import InputError
 from orionflow.launchers.failures import CATALOGUE
 from orionflow.launchers.run_state import RECORD_FILE, RunState, read_state
+from orionflow.settings import find_project
 
 
 def explain_folder(folder: Path) -> str:
@@ -46,13 +48,13 @@ def explain_firework(fw_id: int) -> str:
     InputError
         There is no such firework, or it has not been launched.
     """
-    from fireworks.core.launchpad import LaunchPad
+    from orionflow.launchers.launchpad import open_launchpad
 
-    pad = LaunchPad.auto_load()
-    try:
-        firework = pad.get_fw_by_id(fw_id)
-    except ValueError as error:
-        raise InputError(f"no firework {fw_id}", hint="`lpad get_fws` lists them") from error
+    with closing(open_launchpad(find_project() or Path.cwd())) as pad:
+        try:
+            firework = pad.get_fw_by_id(fw_id)
+        except ValueError as error:
+            raise InputError(f"no firework {fw_id}", hint="`lpad get_fws` lists them") from error
     lines = [f"Firework {fw_id}, {firework.name}: {firework.state}."]
     launches = [*firework.archived_launches, *firework.launches]
     if not launches:
