@@ -236,6 +236,7 @@ class Crashed:
     run: LammpsRun
     ladder: Ladder
     failure_id: str = "LAMMPS_CRASHED"
+    advice: str | None = None
 
     def find(self, attempt: Attempt) -> str | None:
         """Look for a signal of the code's own making."""
@@ -243,8 +244,14 @@ class Crashed:
         return ended[1] if ended and ended[0] in {4, 6, 7, 8, 11} else None
 
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:
-        """Once more unchanged; then as an unstable simulation."""
-        return [] if not times else self.ladder.climb(attempt)
+        """Once more unchanged; then as an unstable simulation, if it moved at all."""
+        if not times:
+            return []
+        if not any(r.rows for r in self.run.output(attempt).runs):
+            self.advice = ("it crashes before the first step: compare cutoff and box, try another "
+                           "number of ranks, or another build of LAMMPS")
+            return None
+        return self.ladder.climb(attempt)
 
 
 @dataclass

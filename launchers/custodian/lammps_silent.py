@@ -198,7 +198,8 @@ class EnergyDrift:
     def find(self, attempt: Attempt) -> str | None:
         """Compare drift and range of TotEng with the kinetic energy."""
         for plan, block in pairs(self.run, attempt):
-            if plan.conserves_energy and block.steps:
+            atoms = [*block.column("Atoms"), *(a for a in (block.atoms_before, block.atoms) if a)]
+            if plan.conserves_energy and block.steps and len(set(atoms)) < 2:  # noqa: PLR2004
                 line = drift(block, CUT if _jumps(self.run.script) else SMOOTH)
                 if line:
                     return line
