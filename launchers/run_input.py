@@ -251,7 +251,7 @@ def _code_of(command: Sequence[str], path: Path) -> str:
                      hint="add --code pw.x, ph.x, lmp or qe")
 
 
-def _environment(machine: MachineProfile, *, fortran: bool) -> dict[str, str]:
+def added_environment(machine: MachineProfile, *, fortran: bool) -> dict[str, str]:
     """Return variables to add: the machine's where the user has set none."""
     from orionflow.launchers.qe import UNBUFFERED
 
@@ -283,7 +283,7 @@ def _preflight(folder: Path, steps: Sequence[Step], machine: MachineProfile, *,
                                problem.message, problem.hint, problem.failure_id)
             continue
         check = {"pw.x": preflight_qe.check_pw, "ph.x": preflight_qe.check_ph}.get(step.code)
-        variables = {**os.environ, **_environment(machine, fortran=True)}
+        variables = {**os.environ, **added_environment(machine, fortran=True)}
         problem = check(folder, step.input_file, variables, parents=index == first) if check else (
             None)
         if problem is not None:
@@ -310,7 +310,7 @@ def _run_step(folder: Path, step: Step, settings: Settings, machine: MachineProf
 
     try:
         record = qe_steps.run_step(
-            folder, step, context, environment=_environment(machine, fortran=step.code != "lmp"),
+            folder, step, context, environment=added_environment(machine, fortran=step.code != "lmp"),
             on_correction=told, deadline=deadline, frozen_after=frozen_after, say=say)
     except CodeError as error:
         state = read_state(folder)

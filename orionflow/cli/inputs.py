@@ -13,6 +13,8 @@ import typer
 if TYPE_CHECKING:
     from types import FrameType
 
+    from orionflow.launchers.run_input import Step
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
@@ -35,6 +37,8 @@ def run_input(  # noqa: PLR0917  typer's arguments
         "--frozen-after", help="Silence that counts as frozen, s.", min=1)] = None,
     max_corrections: Annotated[int | None, typer.Option(
         "--max-corrections", min=0, max=20, help="Corrections of one step; 5 unless set.")] = None,
+    estimate: Annotated[bool, typer.Option(
+        "--estimate", help="Only ask pw.x for its memory, k-points and symmetries.")] = False,
 ) -> None:
     """Run your own pw.x, ph.x or lmp input with pre-flight, corrections and checks.
 
@@ -61,6 +65,9 @@ def run_input(  # noqa: PLR0917  typer's arguments
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(Exit.USAGE) from error
+    if estimate:
+        _estimate(steps, place)
+        return
     outcome = run(place, steps, settings, load_machine(), deadline=end, frozen_after=frozen_after,
                   say=lambda line: print(line, flush=True))
     if outcome.exit_code is Exit.DONE:
@@ -84,6 +91,19 @@ def explain(
         print("error: give either a folder or -i ID", file=sys.stderr)
         raise typer.Exit(2)
     print(explain_folder(folder) if folder is not None else explain_firework(int(fw_id or 0)))
+
+
+def _estimate(steps: list[Step], folder: Path) -> None:
+    from orionflow.launchers.estimate_qe import estimate
+    from orionflow.launchers.machine import load_machine
+    from orionflow.launchers.run_input import added_environment
+
+    variables = added_environment(load_machine(), fortran=True)
+    for step in steps:
+        if step.code == "pw.x":
+            found = estimate(step.command, folder, step.input_file, variables)
+            print(f"{step.stem}: {found.memory / 1e6:.1f} MB for each MPI process, "
+                  f"{found.kpoints} k-points, {found.symmetries} symmetries")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> Any:  # noqa: ARG001  signal's signature
