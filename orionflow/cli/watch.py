@@ -150,7 +150,7 @@ class Watch:
 
     def _allocations(self) -> str:
         jobs = self.snapshot.slurm
-        return ", ".join(f"{j.job_id} {j.state.lower()}" for j in jobs) or "none in the queue"
+        return ", ".join(f"job {j.job_id} {j.state.lower()}" for j in jobs) or "none in the queue"
 
     def _line(self) -> None:
         """Print one line now and then, where nobody can see a live view."""
