@@ -310,7 +310,8 @@ def _run_step(folder: Path, step: Step, settings: Settings, machine: MachineProf
 
     try:
         record = qe_steps.run_step(
-            folder, step, context, environment=added_environment(machine, fortran=step.code != "lmp"),
+            folder, step, context,
+            environment=added_environment(machine, fortran=step.code != "lmp"),
             on_correction=told, deadline=deadline, frozen_after=frozen_after, say=say)
     except CodeError as error:
         state = read_state(folder)
