@@ -59,7 +59,7 @@ class LauncherFailed:
     """
 
     begun: str
-    failure_id: str = "CODE_NOT_STARTED"
+    failure_id: str
     transient: bool = False
 
     def find(self, attempt: Attempt) -> str | None:
@@ -94,7 +94,7 @@ class Killed:
     """
 
     finished: str
-    failure_id: str = "CODE_KILLED"
+    failure_id: str
     most: int = 2
 
     def find(self, attempt: Attempt) -> str | None:

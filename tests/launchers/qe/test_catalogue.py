@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,7 @@ from orionflow.launchers.failures_qe import QE_FAILURES
 DATA = Path(__file__).parents[2] / "data" / "qe_failures"
 FAILED = sorted(p.name for p in DATA.iterdir() if (p / "run.json").is_file())
 HEALTHY = sorted(p.name for p in (DATA / "healthy").iterdir())
-# Seen in the same captured text, under the name of what is done about them.
-ALSO = {"QE_PARENT_DISAGREES", "QE_PARENT_BROKEN"}
+LAUNCHERS = Path(__file__).parents[3] / "launchers"
 
 # First change made to the input; None where a person must act.
 FIRST_CHANGE = {
@@ -58,6 +58,16 @@ def test_evidence_in_catalogue_exists(mode):
     if mode.reproduced:
         assert (DATA.parents[1] / "data" / mode.reproduced).exists() or (
             DATA.parents[1] / mode.reproduced).exists()
+
+
+def test_every_id_in_the_code_is_in_the_catalogue():
+    sources = [*LAUNCHERS.glob("custodian/*qe*.py"), *LAUNCHERS.glob("custodian/common.py"),
+               LAUNCHERS / "preflight_qe.py", LAUNCHERS / "run_input.py"]
+    used = {name for path in sources
+            for name in re.findall(r'"((?:QE|PH|CODE|INPUT)_[A-Z_]+|INTERRUPTED)"',
+                                   path.read_text())}
+    assert len(used) > 40
+    assert used <= set(CATALOGUE)
 
 
 def test_ids_are_unique():
