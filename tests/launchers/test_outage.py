@@ -15,6 +15,7 @@ from orionflow.launchers.project import init_project, project_environment
 from orionflow.launchers.recovery import recover
 from orionflow.launchers.rocket import SPOOL_FILE, read_spool
 from orionflow.launchers.services.mongod import Mongod
+from orionflow.launchers.services.processes import port_taken, wait_for
 from orionflow.workflows.compile import submit
 
 FAKES = Path(__file__).parents[1] / "fakes"
@@ -59,7 +60,10 @@ def states(project):
 
 
 def kill_server(server):
-    os.kill(server.status().pid, signal.SIGKILL)
+    status = server.status()
+    os.kill(status.pid, signal.SIGKILL)
+    # Its first thread is gone before the last one, which still holds the port.
+    assert wait_for(lambda: not port_taken(status.port), 10)
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
