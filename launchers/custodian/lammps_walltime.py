@@ -26,6 +26,9 @@ LONG = 20_000
 _MOST = 10
 LAST_RESTART = "orionflow.last.restart"
 RESTARTS = ("orionflow.a.restart", "orionflow.b.restart")
+# write_restart moves atoms between ranks without their forces: what looks at forces comes first.
+_LOOKS_ONLY = frozenset({"", "write_dump", "write_data", "print", "variable", "info", "log",
+                         "undump", "unfix", "uncompute"})
 
 
 def needs_restarts(script: Script) -> bool:
@@ -51,11 +54,19 @@ def instrument(script: Script, *, restarts: bool) -> None:
     restarts = restarts and script.linear and not any("pre" in c.words for c in script.all("run"))
     for i in reversed(script.runs()):
         if restarts:
-            script.insert(i + 1, [f"write_restart {LAST_RESTART}"])
+            script.insert(_after_looks(script, i), [f"write_restart {LAST_RESTART}"])
         script.insert(i, ["thermo_modify flush yes"])
     if restarts and not own and script.runs():
         every = max(1000, max(steps, default=0) // 20)
         script.insert(script.runs()[0], [f"restart {every} {' '.join(RESTARTS)}"])
+
+
+def _after_looks(script: Script, run: int) -> int:
+    """Return the place behind a run and the commands that only look at its end."""
+    at = run + 1
+    while at < len(script.commands) and script.commands[at].name in _LOOKS_ONLY:
+        at += 1
+    return at
 
 
 def go_on(run: LammpsRun, script: Script, text: str, not_before: float = 0.0) -> list[str] | str:

@@ -211,3 +211,12 @@ def test_instrumented_script_flushes_and_restarts_only_where_it_can() -> None:
     loop = Script("label x\nrun 100000\njump SELF x\n")
     instrument(loop, restarts=True)
     assert "restart" not in loop.text()
+
+
+def test_restart_file_is_written_after_what_looks_at_the_forces() -> None:
+    script = Script("run 100000\nunfix 1\nwrite_dump all custom f.dump id fx\n"
+                    "delete_atoms group a\n")
+    instrument(script, restarts=True)
+    names = [c.name for c in script.commands]
+    assert names[names.index("run"):] == [
+        "run", "unfix", "write_dump", "write_restart", "delete_atoms"]
