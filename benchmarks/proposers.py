@@ -17,7 +17,6 @@ import numpy as np
 from common import print_json, show
 
 from orionflow.agents.proposers import Trial, get_proposer, proposer_names
-from orionflow.agents.space import Point, Space
 from orionflow.agents.testfunctions import FUNCTIONS, TestFunction
 
 if TYPE_CHECKING:
@@ -31,7 +30,10 @@ def ours(name: str) -> Callable[..., float]:
     def run(function: TestFunction, seed: int, evaluations: int, batch: int) -> float:
         rows: list[Trial] = []
         while len(rows) < evaluations:
-            points = propose(function.space, rows, [], min(batch, evaluations - len(rows)), seed)
+            left = min(batch, evaluations - len(rows))
+            points = propose(function.space, rows, [], left, seed)
+            if len(points) != left:
+                raise RuntimeError(f"{name} gave {len(points)} points instead of {left}")
             rows += [Trial(p, function(p)) for p in points]
         return function.regret(rows)
 
