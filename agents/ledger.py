@@ -92,12 +92,20 @@ class Ledger:
         InputError
             There is none of that name.
         """
-        rows = list(self.read(name))
+        # Flows are large, and only a submission needs one: see `flow`.
+        rows = list(self.rows.find({"campaign": name}, {"body.flow": 0},
+                                   sort=[("seq", ASCENDING)]))
         if not rows:
             raise InputError(f"there is no campaign {name!r}",
                              hint=suggest(name, self.names()) if self.names() else
                              "create one: orionflow campaign create")
         return view_of(rows)
+
+    def flow(self, name: str, candidate: int) -> str | None:
+        """Return the serialised flow a candidate was proposed with, if any."""
+        row = self.rows.find_one({"_id": f"{name}:{candidate}"}, {"body.flow": 1})
+        flow: str | None = row["body"].get("flow") if row else None
+        return flow
 
     def verify(self, name: str) -> int:
         """Check the chain of a campaign's rows and return their number; see `records.verify`."""

@@ -73,7 +73,6 @@ class Candidate:
     values: list[float] | None = None
     reason: str = ""
     result: str | None = None
-    flow: str | None = None
 
 
 @dataclass
@@ -199,7 +198,7 @@ def _apply(view: View, row: Mapping[str, Any]) -> None:
     elif kind == Kind.CANDIDATE:
         view.candidates[row["seq"]] = Candidate(
             row["seq"], body["point"], body["x_hash"], CandidateState.PROPOSED, row["cost"],
-            body["source"], flow=body.get("flow"))
+            body["source"])
     else:
         candidate = view.candidates[body["candidate"]]
         if kind == Kind.SUBMITTED:

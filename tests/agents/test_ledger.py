@@ -275,7 +275,7 @@ def test_number_of_evaluations_is_a_limit(ledger):
 
 def test_candidate_s_life_is_told_by_rows_that_stay(ledger):
     view = running(ledger)
-    seq = ledger.propose(view, {"x": 0.25}, source="bayesian", who="cron", flow="{}",
+    seq = ledger.propose(view, {"x": 0.25}, source="bayesian", who="cron", flow='{"jobs": []}',
                          why={"seed": 1})
     ledger.submitted("alloy", seq, [7, 8], who="cron")
     before = list(ledger.read("alloy"))
@@ -291,6 +291,7 @@ def test_candidate_s_life_is_told_by_rows_that_stay(ledger):
     candidate = view.candidates[seq]
     assert (candidate.state, candidate.values, candidate.spent) == ("DONE", [-3.5], 90)
     assert candidate.fw_ids == [7, 8]
+    assert ledger.flow("alloy", seq) == '{"jobs": []}'
     assert (view.spent, view.reserved, rows[-1]["cum"]) == (90, 0, 90)
     assert [(t.point, t.loss) for t in view.trials()] == [({"x": 0.25}, -3.5)]
     assert view.best() is candidate
