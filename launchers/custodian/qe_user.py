@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 
 # Pattern in "routine (code): message", then failure id. The first that fits counts.
 USER_ERRORS: tuple[tuple[str, str], ...] = (
-    (r"readpp .*(?:not found|unrecogni[sz]ed)|read_pseudo|upf|pseudopotential file", "QE_PSEUDO"),
+    # These first: they quote a line of the input, whatever it says.
     (r"read_namelists .*(?:could not find namelist)|input file not opened or empty",
      "QE_INPUT_EMPTY"),
     (r"read_namelists .*bad line|reading namelist|read_namelists", "QE_INPUT_NAMELIST"),
+    (r"readpp .*(?:not found|unrecogni[sz]ed)|read_pseudo|upf|pseudopotential file", "QE_PSEUDO"),
     (r"check_atoms .*overlap|overlap!", "QE_ATOMS_OVERLAP"),
     (r"too many k-points", "QE_TOO_MANY_KPOINTS"),
     (r"ecutrho\s*<=?\s*ecutwfc|set_cutoff|invalid ecut|ecutwfc", "QE_CUTOFFS"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -136,3 +137,18 @@ def test_nothing_fires_on_healthy_run(captured, name):
 def test_twin_of_each_failure_is_kept(name):
     twin = json.loads((DATA / name / "run.json").read_text())["twin"]
     assert twin in HEALTHY
+
+
+def test_bad_line_that_quotes_a_pseudopotential_is_a_namelist_error(captured):
+    # Captured with conv_thr = 1e-8x: pw.x reads on and quotes a line of ATOMIC_SPECIES.
+    case = captured("QE_INPUT_NAMELIST")
+    box = """
+ %%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%
+     Error in routine  read_namelists (1):
+      bad line in namelist &electrons: " Si 28.086 Si.pz-vbc.UPF" (error could be in the previous line)
+ %%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%
+"""  # noqa: E501  as it was printed
+    head = case.attempt.stdout.split(" %%%%%")[0]
+    found = find_failure(case.rules, replace(case.attempt, stdout=head + box))
+    assert found is not None
+    assert found.rule.failure_id == "QE_INPUT_NAMELIST"
