@@ -18,6 +18,7 @@ Trend = Literal["falling", "sloshing", "stuck"]
 _LONG = 600.0  # s: from here on the density of a failed attempt is worth keeping
 _MOST_STEPS = 1000
 _VACUUM = 6.0  # Å
+_MEMORY = 8  # mixing_ndim of pw.x by default
 
 
 def trend(accuracies: Sequence[float]) -> Trend:
@@ -142,10 +143,16 @@ def _next_mixing(rule: ScfNotConverged | ScfPretended, kind: Trend, steps: int,
     mode = str(found.get("electrons", "mixing_mode", "plain")).strip().lower()
     enough = max(steps, 200)
     rungs: list[tuple[str, dict[str, object]]] = []
+    # With a short memory Broyden is little more than plain mixing: no beta helps then.
+    memory: dict[str, object] = (
+        {} if found.number("electrons", "mixing_ndim", _MEMORY) >= _MEMORY else
+        {"mixing_ndim": _MEMORY})
     if beta > 0.31:  # noqa: PLR2004
-        rungs.append(("beta 0.3", {"mixing_beta": 0.3, "electron_maxstep": enough}))
+        rungs.append(("beta 0.3", {"mixing_beta": 0.3, "electron_maxstep": enough, **memory}))
     elif beta < 0.02:  # noqa: PLR2004  so small that nothing moves
-        rungs.append(("beta up", {"mixing_beta": 0.1, "electron_maxstep": enough}))
+        rungs.append(("beta up", {"mixing_beta": 0.1, "electron_maxstep": enough, **memory}))
+    elif memory:
+        rungs.append(("memory", {"electron_maxstep": enough, **memory}))
     if mode == "plain" and vacuum(found.cards, run) > _VACUUM:
         rungs.append(("local-TF", {"mixing_mode": "local-TF", "mixing_beta": min(beta, 0.3)}))
     rungs += [

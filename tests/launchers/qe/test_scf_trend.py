@@ -6,7 +6,12 @@ import re
 
 import pytest
 
-from orionflow.launchers.custodian.qe_scf import steps_needed, trend
+from orionflow.launchers.custodian.qe_scf import (
+    ScfNotConverged,
+    heal_scf,
+    steps_needed,
+    trend,
+)
 from orionflow.launchers.qe_output import scf_accuracies
 
 # Captured with pw.x 6.7: 12 layers of Al (mixing_beta 0.9), 4 atoms of Al with fixed occupations.
@@ -45,3 +50,12 @@ def test_captured_metal_sloshes(captured):
     (cycle,) = scf_accuracies(text)
     assert len(cycle) == len(re.findall(r"iteration #", text))
     assert trend(cycle) == "sloshing"
+
+
+def test_short_memory_of_the_mixing_is_lengthened(captured):
+    # Without it a slab of aluminium still sloshed after 160 iterations with mixing_beta 0.3.
+    case = captured("QE_METAL_AS_INSULATOR")
+    case.run.edit(electrons={"mixing_ndim": 1})
+    changes = heal_scf(ScfNotConverged(case.run), case.attempt)
+    assert changes is not None
+    assert "mixing_ndim: 1 -> 8" in changes
