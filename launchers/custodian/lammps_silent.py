@@ -92,10 +92,22 @@ class AbsurdEnergy:
         return (f"potential energy {energy[-1]:g}, {each:.3g} for each atom in units "
                 f"{output.units}") if each > limit else None
 
+    def _minimizing_was_no_use(self, attempt: Attempt) -> bool:
+        """Whether the moving run after our minimisation began with atoms still overlapping."""
+        output = self.run.output(attempt)
+        limit = _ABSURD.get(output.units)
+        moving = next((b for b in output.runs if not b.minimize and b.rows), None)
+        energy = moving.column("PotEng", "E_pair") if moving is not None else []
+        if not self.ladder.minimized or not energy or limit is None or not output.atoms:
+            return False
+        return (energy[0] if output.units == "lj" else energy[0] / output.atoms) > limit
+
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:  # noqa: ARG002
         """Stop where nothing was to move; else as an unstable simulation."""
         blocks = self.run.output(attempt).runs
-        if not any(not b.minimize and b.steps for b in blocks):
+        # No time step helps where a minimisation found no way out either.
+        if not any(not b.minimize and b.steps for b in blocks) or (
+                self._minimizing_was_no_use(attempt)):
             self.advice = ("atoms overlap: correct the structure, the box (atoms overlap through "
                            "its faces when it is too small) or the units")
             return None

@@ -172,6 +172,20 @@ def test_hopeless_input_stops_at_the_first_attempt(name: str, word: str, tmp_pat
     assert state["record"]["attempts"] == 1
 
 
+def test_box_too_small_for_its_atoms_is_given_up_after_one_minimisation(tmp_path: Path) -> None:
+    # A lattice of 60 atoms for each sigma^3: every atom sits on a saddle, nothing can move.
+    (tmp_path / "in.lammps").write_text(
+        "units lj\nlattice fcc 60\nregion b block 0 4 0 4 0 4\ncreate_box 1 b\n"
+        "create_atoms 1 box\nmass 1 1\npair_style lj/cut 1.3\npair_coeff 1 1 1 1\n"
+        "fix 1 all nve\nrun 1\n")
+    with pytest.raises(CodeError) as caught:
+        run(tmp_path)
+    assert caught.value.failure_id == "LAMMPS_ENERGY_ABSURD"
+    assert "correct the structure, the box" in caught.value.hint
+    state = json.loads((tmp_path / "orionflow_run.json").read_text())
+    assert state["record"]["attempts"] == 2
+
+
 def test_own_timer_is_continued_from_the_restart_file(tmp_path: Path) -> None:
     folder = copy("LAMMPS_WALLTIME", tmp_path)
     script = (folder / "in.lammps").read_text()
