@@ -29,10 +29,19 @@ USER_ERRORS: tuple[tuple[str, str], ...] = (
     ((r"reading xml|xml data file|needed files are missing|read_conf_from_file|"
       r"bands or non-scf calculation not possible"), "QE_PARENT_MISSING"),
     (r"tetrahedra need automatic", "QE_TETRAHEDRA"),
+    (r"set_dft_from_name .*conflicting values", "QE_INPUT_REFUSED"),
     (r"read_cards|card_|ATOMIC_POSITIONS|ATOMIC_SPECIES|K_POINTS|CELL_PARAMETERS",
      "QE_INPUT_CARDS"),
     ((r"iosys|input|not implemented|not allowed|wrong|unknown|invalid|latgen|cell_base_init|"
       r"generate_k|set_occupations"), "QE_INPUT_REFUSED"),
+)
+
+# What to do, where the message itself says little.
+ADVICE: tuple[tuple[str, str], ...] = (
+    (r'bad line in namelist &(?:ions|cell): ""',
+     "this calculation needs the namelist that is named, though it may be empty: add it"),
+    (r"set_dft_from_name .*conflicting values",
+     "the pseudopotentials were made with different functionals: take all from one functional"),
 )
 
 
@@ -41,6 +50,7 @@ class UserError:
     """A box that names a mistake in the input or its files."""
 
     failure_id: str = "QE_INPUT_REFUSED"
+    advice: str | None = None
 
     def find(self, attempt: Attempt) -> str | None:
         """Take the box that is there and say which mistake it is."""
@@ -48,6 +58,7 @@ class UserError:
         if box is None:
             return None
         text = str(box).removeprefix("Error in routine ")
+        self.advice = next((words for pattern, words in ADVICE if re.search(pattern, text)), None)
         for pattern, failure_id in USER_ERRORS:
             if re.search(pattern, text, re.IGNORECASE):
                 self.failure_id = failure_id

@@ -139,16 +139,25 @@ def test_twin_of_each_failure_is_kept(name):
     assert twin in HEALTHY
 
 
-def test_bad_line_that_quotes_a_pseudopotential_is_a_namelist_error(captured):
-    # Captured with conv_thr = 1e-8x: pw.x reads on and quotes a line of ATOMIC_SPECIES.
+# Routine, message, failure and a word of the advice: boxes printed for conv_thr = 1e-8x (pw.x reads
+# on and quotes a line of ATOMIC_SPECIES), for a relax without &ions, and for LDA mixed with PBE.
+BOXES = [
+    ("read_namelists", 'bad line in namelist &electrons: " Si 28.086 Si.pz-vbc.UPF" (error ...',
+     "QE_INPUT_NAMELIST", None),
+    ("read_namelists", 'bad line in namelist &ions: "" (error could be in the previous line)',
+     "QE_INPUT_NAMELIST", "needs the namelist"),
+    ("set_dft_from_name", "conflicting values for icorr", "QE_INPUT_REFUSED", "functionals"),
+]
+
+
+@pytest.mark.parametrize(("routine", "message", "failure_id", "advice"), BOXES)
+def test_mistake_is_named_by_its_cause(captured, routine, message, failure_id, advice):
     case = captured("QE_INPUT_NAMELIST")
-    box = """
- %%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%
-     Error in routine  read_namelists (1):
-      bad line in namelist &electrons: " Si 28.086 Si.pz-vbc.UPF" (error could be in the previous line)
- %%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%
-"""  # noqa: E501  as it was printed
+    line = " " + "%" * 78 + "\n"
+    box = f"{line}     Error in routine  {routine} (1):\n      {message}\n{line}"
     head = case.attempt.stdout.split(" %%%%%")[0]
     found = find_failure(case.rules, replace(case.attempt, stdout=head + box))
     assert found is not None
-    assert found.rule.failure_id == "QE_INPUT_NAMELIST"
+    assert found.rule.failure_id == failure_id
+    assert (advice or "") in (found.rule.advice or "")
+    assert bool(advice) == bool(found.rule.advice)
