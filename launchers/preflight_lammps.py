@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orionflow.launchers.custodian import lammps_model as model
-from orionflow.launchers.custodian.lammps_script import Script
+from orionflow.launchers.custodian.lammps_script import NOT_LINEAR, RUNS, Script
 from orionflow.launchers.lammps_data import coincident_atoms
 from orionflow.launchers.preflight_qe import Problem
 
@@ -45,6 +45,12 @@ _WITH_ELEMENTS = re.compile(
     r"gw(/zbl)?|extep|polymorphic|nb3b/harmonic|airebo(/morse)?|rebo|lcbop|agni)(/(opt|omp|kk|gpu))?$")
 _TABLES = re.compile(r"^(eam/(alloy|fs|he)|adp)(/(opt|omp|kk|gpu))?$")
 _LISTS = re.compile(r"^(sw|tersoff(/\w+)*|vashishta(/table)?)(/(opt|omp|kk|gpu))?$")
+# With these a script without a run may be meant: they write, or hide what follows.
+_DOES_SOMETHING = frozenset({
+    "include", "info", "print", "shell", "message", "write_coeff", "write_data", "write_dump",
+    "write_restart", "read_dump", "plugin", "server", "kim", "kim_query", "kim_init", "spin",
+    "pair_write", "bond_write", "angle_write", "dihedral_write", "neb/spin", "dynamical_matrix",
+})
 _METAL_ONLY = re.compile(r"^(eam|adp|sw|tersoff|vashishta|edip|bop|comb|airebo|rebo|meam|agni)\b")
 
 
@@ -65,6 +71,9 @@ def check_lammps(folder: Path, input_file: str, command: Sequence[str] = ()) -> 
         return Problem("INPUT_MISSING", f"{path}: {error.strerror}", "check the name")
     if not any(c.name for c in script.commands):
         return Problem("LAMMPS_INPUT_ERROR", f"{input_file} holds no command", "write the input")
+    if "\0" in path.read_text(errors="replace"):
+        return _problem(f"{input_file} is no text: it holds bytes of value 0, at which lmp stops "
+                        "reading", "write the input again, as plain text")
     if shutil.disk_usage(folder).free < _MINIMUM_FREE:
         return Problem("LAMMPS_DISK_FULL", f"the disk of {folder} is full", "make room",
                        transient=True)
@@ -75,8 +84,18 @@ def check_lammps(folder: Path, input_file: str, command: Sequence[str] = ()) -> 
         lambda: _elements(script, folder),
         lambda: _units(script),
         lambda: _distances(script, folder),
+        lambda: _purpose(script),
     )
     return next((problem for check in checks if (problem := check()) is not None), None)
+
+
+def _purpose(script: Script) -> Problem | None:
+    """Refuse a script that would end well without having done anything."""
+    names = {c.name for c in script.commands if c.name}
+    if names & (_DOES_SOMETHING | NOT_LINEAR | RUNS):
+        return None
+    return _problem("the script has no run, minimize or other command that does or writes "
+                    "something", "is its end missing? add run or minimize")
 
 
 def _problem(message: str, hint: str) -> Problem:
@@ -144,7 +163,8 @@ def _styles(script: Script, executable: str | None) -> Problem | None:
     return None
 
 
-def _named_files(script: Script) -> Iterator[tuple[Command, str]]:
+def named_files(script: Script) -> Iterator[tuple[Command, str]]:
+    """Yield the commands that read a data, restart, potential or other file, and its name."""
     for command in script.commands:
         args = command.args
         if command.name in {"read_data", "read_restart", "include", "molecule"} and args:
@@ -161,7 +181,7 @@ def _reads_file(script: Script, args: Sequence[str]) -> bool:
         _WITH_ELEMENTS.match(s) or s == "eam" for s in styles[-1:])
 
 
-def _find(folder: Path, name: str) -> Path | None:
+def find_file(folder: Path, name: str) -> Path | None:
     """Return a file as LAMMPS finds it: by its path, or among the potentials it came with."""
     places = [folder, *(Path(p) for p in os.environ.get("LAMMPS_POTENTIALS", "").split(":") if p),
               Path("/usr/share/lammps/potentials")]
@@ -171,13 +191,13 @@ def _find(folder: Path, name: str) -> Path | None:
 def _files(script: Script, folder: Path) -> Problem | None:
     written = any(c.name in {"shell", "python", "jump", "write_restart", "write_data"}
                   for c in script.commands)
-    for command, name in _named_files(script):
+    for command, name in named_files(script):
         if "$" in name or written:
             continue
         if "*" in name or "%" in name:
             if not any(folder.glob(name.replace("%", "*"))):
                 return _problem(f"no file {name!r}: {command}", "check name and folder")
-        elif _find(folder, name) is None:
+        elif find_file(folder, name) is None:
             return _problem(f"no file {name!r}: {command}",
                             "put the file into the folder or correct its name")
     return None
@@ -192,7 +212,7 @@ def _elements(script: Script, folder: Path) -> Problem | None:
         if len(args) < 4 or "$" in str(command):  # noqa: PLR2004  types, file, elements
             continue
         table, listed = _TABLES.match(styles[0]), _LISTS.match(styles[0])
-        file = _find(folder, args[2]) if table or listed else None
+        file = find_file(folder, args[2]) if table or listed else None
         if file is None:
             continue
         known = table_elements(file) if table else list_elements(file)
@@ -222,8 +242,9 @@ def list_elements(file: Path) -> set[str]:
 
 
 def _units(script: Script) -> Problem | None:
-    if model.units(script) != "lj":
-        return None
+    if model.units(script) != "lj" or (
+            any(script.all("read_restart")) and not any(script.all("units"))):
+        return None  # a restart file brings its units along
     for command in script.all("pair_style"):
         if command.args and _METAL_ONLY.match(command.args[0]):
             return _problem(f"units lj with {command}, whose files are in metal units",

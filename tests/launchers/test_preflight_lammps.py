@@ -29,6 +29,8 @@ def check(folder: Path, text: str, *, lmp: bool = False) -> str | None:
     ("read_restart r.*\nrun 1\n", ("r.*",)),
     ("units lj\npair_style eam/alloy\nrun 1\n", ("units lj", "units metal")),
     ("# only a comment\n", ("no command",)),
+    ("units lj\natom_style atomic\ntimestep 0.001\n", ("no run, minimize",)),
+    ("\0\x01units lj\nrun 1\n", ("no text",)),
 ])
 def test_certain_mistake_is_named(text: str, words: tuple[str, ...], tmp_path: Path) -> None:
     message = check(tmp_path, text)
@@ -83,3 +85,13 @@ def test_healthy_input_passes(folder: Path) -> None:
 
 def test_names_from_variables_are_left_to_lammps(tmp_path: Path) -> None:
     assert check(tmp_path, "variable f index a b\nread_data $f.data\nrun 1\n") is None
+
+
+@pytest.mark.parametrize("text", [
+    "read_restart r.1\npair_style eam\nrun 1\n",  # the restart file holds the units
+    "units lj\nlattice fcc 1\nwrite_data d.out\n",
+    "units lj\nlabel a\nif '1 > 0' then 'run 1'\n",
+])
+def test_unusual_script_is_left_to_lammps(text: str, tmp_path: Path) -> None:
+    (tmp_path / "r.1").write_bytes(b"x")
+    assert check(tmp_path, text) is None
