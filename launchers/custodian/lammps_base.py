@@ -76,6 +76,11 @@ class LammpsRun:
             self._seen = (*key, found)
         return self._seen[2]
 
+    @property
+    def units(self) -> str:
+        """Unit style: as printed (a restart file brings its own along), else as in the script."""
+        return self._seen[2].units if self._seen is not None else model.units(self.script)
+
     def complete(self, attempt: Attempt) -> bool:
         """Whether LAMMPS ended by itself and without an error."""
         found = self.output(attempt)

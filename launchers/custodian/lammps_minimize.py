@@ -24,6 +24,12 @@ def results(output: LammpsOutput) -> list[RunBlock]:
     return [r for r in output.runs[last_moving + 1:] if r.minimize]
 
 
+def judged(run: LammpsRun, attempt: Attempt) -> list[RunBlock]:
+    """Return the minimisations that have to be good: the last, or each pass of a loop over one."""
+    blocks = results(run.output(attempt))
+    return blocks if len(run.script.find("minimize")) == 1 else blocks[-1:]
+
+
 def evidence(block: RunBlock) -> str:
     """Return criterion and force on one line."""
     force = f"; force max component {block.force_max[1]:g}" if block.force_max else ""
@@ -42,15 +48,17 @@ class MinimizeSteps:
 
     def find(self, attempt: Attempt) -> str | None:
         """Look at the last minimisation."""
-        last = results(self.run.output(attempt))[-1:]
-        return next((evidence(b) for b in last if b.criterion.startswith("max ")
-                     and not _as_asked(self.run, b)), None)
+        return next((evidence(b) for b in self._ended_early(attempt)), None)
+
+    def _ended_early(self, attempt: Attempt) -> list[RunBlock]:
+        return [b for b in judged(self.run, attempt) if b.criterion.startswith("max ")
+                and not _as_asked(self.run, b)]
 
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:
         """Allow five times as many, then more; another minimiser where the force stays."""
         if times >= len(_FACTORS):
             return None
-        block = results(self.run.output(attempt))[-1]
+        block = self._ended_early(attempt)[0]
         force = block.force_norm[1] if block.force_norm else None
         stuck = self._force is not None and force is not None and force > 0.5 * self._force
         self._force = force
@@ -70,7 +78,7 @@ class LineSearch:
 
     def find(self, attempt: Attempt) -> str | None:
         """Look at the last minimisation; small forces mean the limit of accuracy, no failure."""
-        last = results(self.run.output(attempt))[-1:]
+        last = judged(self.run, attempt)
         return next((evidence(b) for b in last if "linesearch alpha is zero" in b.criterion
                      and not _small(self.run, b)), None)
 
@@ -101,7 +109,7 @@ class EnergyTolerance:
 
     def find(self, attempt: Attempt) -> str | None:
         """Look at the last minimisation."""
-        last = results(self.run.output(attempt))[-1:]
+        last = judged(self.run, attempt)
         factor = 1.0 if _force_tolerance(self.run) else 10.0  # no force tolerance asked for
         return next((evidence(b) for b in last if b.criterion == "energy tolerance"
                      and not _small(self.run, b, factor)), None)
@@ -133,7 +141,7 @@ def _small(run: LammpsRun, block: RunBlock, factor: float = 1.0) -> bool:
         return False
     if block.force_norm is not None and block.force_norm[1] <= _force_tolerance(run):
         return True
-    return block.force_max[1] <= factor * model.SMALL_FORCE.get(model.units(run.script), 0.0)
+    return block.force_max[1] <= factor * model.SMALL_FORCE.get(run.units, 0.0)
 
 
 def _relaxes_box(run: LammpsRun) -> bool:

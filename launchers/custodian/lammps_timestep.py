@@ -27,16 +27,22 @@ def shorten_timestep(run: LammpsRun, output: LammpsOutput) -> list[str] | None:
         factor *= 2
     if usual is not None and now / factor < usual * FLOOR:
         return None
-    return [*scale_timestep(script, units, factor), *scale_runs(script, factor)]
+    # A restart file brings its time step along, which need not be the default.
+    start = next((r.timestep for r in output.runs if r.timestep), None)
+    return [*scale_timestep(script, units, factor, start), *scale_runs(script, factor)]
 
 
-def scale_timestep(script: Script, units: str, factor: int) -> list[str]:
-    """Divide every `timestep` of a script; add one where the default was used."""
+def scale_timestep(script: Script, units: str, factor: int,
+                   start: float | None = None) -> list[str]:
+    """Divide every `timestep` of a script; add one where the first run has none before it.
+
+    ``start`` is the time step that run printed, in the units of the script.
+    """
     changes = []
     places = script.find("timestep")
     first = (script.runs() or [len(script.commands)])[0]
     if not places or places[0] > first:
-        value = model.DEFAULT_TIMESTEP.get(units, 0.005)
+        value = start or model.DEFAULT_TIMESTEP.get(units, 0.005)
         script.insert(first, [f"timestep {value / factor:.10g}"])
         changes.append(f"timestep: {value:.10g} (default) -> {value / factor:.10g}")
         places = [i for i in script.find("timestep") if i != first]

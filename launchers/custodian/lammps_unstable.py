@@ -47,7 +47,7 @@ class Ladder:
             The message speaks of the start rather than of the time step.
         """
         output = self.run.output(attempt)
-        script, units = self.run.script, model.units(self.run.script)
+        script, units = self.run.script, output.units
         start = _start_step(output)
         long = _timestep(output, script) > model.USUAL_TIMESTEP.get(units, math.inf)
         bad_start = start_first or starts_badly(output) or (fails_early(output) and not long)

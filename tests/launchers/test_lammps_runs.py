@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -184,6 +185,37 @@ def test_box_too_small_for_its_atoms_is_given_up_after_one_minimisation(tmp_path
     assert "correct the structure, the box" in caught.value.hint
     state = json.loads((tmp_path / "orionflow_run.json").read_text())
     assert state["record"]["attempts"] == 2
+
+
+MELT = ("units lj\nlattice fcc 0.8442\nregion b block 0 4 0 4 0 4\ncreate_box 1 b\n"
+        "create_atoms 1 box\nmass 1 1\nvelocity all create 1.44 87287\n"
+        "pair_style lj/cut 2.5\npair_coeff * * 1 1\nneigh_modify delay 0 every 1\n")
+
+
+def test_time_step_of_a_restart_file_is_the_one_that_is_shortened(tmp_path: Path) -> None:
+    # It holds 0.04, eight times the default: 400 steps are a time of 16.
+    (tmp_path / "first.in").write_text(MELT + "timestep 0.04\nrun 0\nwrite_restart r.0\n")
+    subprocess.run(["lmp", "-in", "first.in"], cwd=tmp_path, check=True, capture_output=True)
+    (tmp_path / "in.lammps").write_text(
+        "read_restart r.0\npair_style lj/cut 2.5\npair_coeff * * 1 1\n"
+        "neigh_modify delay 0 every 1\nfix 1 all nve\nthermo 50\nrun 400\n")
+    record, output = run(tmp_path)
+    assert record.corrections
+    last = output.runs[-1]
+    assert last.timestep is not None
+    assert last.steps is not None
+    assert last.timestep < 0.04
+    assert last.timestep * last.steps == pytest.approx(16.0)
+
+
+def test_each_minimisation_of_a_loop_has_to_end_well(tmp_path: Path) -> None:
+    # The first starts far from the minimum and is cut short; the last starts in it.
+    (tmp_path / "in.lammps").write_text(
+        MELT + "displace_atoms all random 0.1 0.1 0.1 7\nvariable i loop 4\nlabel here\n"
+        "minimize 0.0 1e-6 20 10000\nnext i\njump SELF here\n")
+    record, output = run(tmp_path)
+    assert [c.failure_id for c in record.corrections] == ["LAMMPS_MIN_STEPS"]
+    assert [b.criterion for b in output.runs] == ["force tolerance"] * 4
 
 
 def test_own_timer_is_continued_from_the_restart_file(tmp_path: Path) -> None:
