@@ -168,8 +168,6 @@ def edit_input(path: Path, changes: Mapping[str, Mapping[str, Any]]) -> list[str
     InputError
         The file could not be changed without touching something else.
     """
-    import f90nml
-
     before = read_input(path)
     wanted: dict[str, dict[str, Any]] = {}
     lines = []
@@ -184,23 +182,38 @@ def edit_input(path: Path, changes: Mapping[str, Mapping[str, Any]]) -> list[str
             lines.append(f"{key}: {shown} -> {show_value(value)}")
     if not wanted:
         return []
+    write_whole(path, changed_text(before, wanted))
+    return lines
+
+
+def changed_text(before: QeInput, wanted: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the text of an input with other namelist values and nothing else changed.
+
+    Raises
+    ------
+    InputError
+        It could not be changed without touching something else.
+    """
+    import f90nml
+
     text = _with_groups(before, wanted)
     end = _namelists_end(text)
     patched = io.StringIO()
-    f90nml.Parser().read(io.StringIO(text[:end]), wanted, patched)
+    f90nml.Parser().read(io.StringIO(text[:end]), {g: dict(v) for g, v in wanted.items()}, patched)
     head = patched.getvalue()
     new = head + ("" if head.endswith("\n") or text[end:].startswith("\n") else "\n") + text[end:]
-    after = parse_input(new, path)
+    after = parse_input(new, before.path)
     expected = {g: dict(v) for g, v in before.namelists.items()}
     for group, keys in wanted.items():
         expected.setdefault(group, {}).update(keys)
     same_cards = [(c.name, c.option, c.lines) for c in after.cards.values()] == [
         (c.name, c.option, c.lines) for c in before.cards.values()]
     if not same_cards or not _same_namelists(after.namelists, expected):
-        raise InputError(f"{path.name} can't be edited safely",
-                         hint=f"change by hand: {'; '.join(lines)}")
-    write_whole(path, new)
-    return lines
+        by_hand = "; ".join(f"{key} = {show_value(value)}" for keys in wanted.values()
+                            for key, value in keys.items())
+        raise InputError(f"{before.path.name} can't be edited safely",
+                         hint=f"change by hand: {by_hand}")
+    return new
 
 
 def replace_card(path: Path, name: str, option: str, lines: list[str]) -> None:

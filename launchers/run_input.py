@@ -135,7 +135,8 @@ def parse_steps(words: Sequence[str], folder: Path, code: str | None = None) -> 
 
 def run_input(folder: Path, steps: Sequence[Step], settings: Settings, machine: MachineProfile, *,
               say: Say = print, deadline: float | None = None,
-              frozen_after: float | None = None) -> Outcome:
+              frozen_after: float | None = None,
+              resources: Resources | None = None) -> Outcome:
     """Run the steps of a user's folder one after the other.
 
     Parameters
@@ -152,6 +153,8 @@ def run_input(folder: Path, steps: Sequence[Step], settings: Settings, machine: 
         Unix time at which all must have ended.
     frozen_after
         Silence of a code that counts as frozen, s; half an hour unless given.
+    resources
+        What the commands were made for; read from their words unless given.
 
     Returns
     -------
@@ -176,7 +179,7 @@ def run_input(folder: Path, steps: Sequence[Step], settings: Settings, machine: 
                 outcome = refused
             else:
                 outcome = _run_step(folder, step, settings, machine, say=say, deadline=deadline,
-                                    frozen_after=frozen_after)
+                                    frozen_after=frozen_after, resources=resources)
                 state = read_state(folder)
                 if state is not None and outcome.exit_code is not Exit.REFUSED:
                     states.append(state)
@@ -293,12 +296,17 @@ def _preflight(folder: Path, steps: Sequence[Step], machine: MachineProfile, *,
 
 
 def _run_step(folder: Path, step: Step, settings: Settings, machine: MachineProfile, *, say: Say,
-              deadline: float | None, frozen_after: float | None) -> Outcome:
+              deadline: float | None, frozen_after: float | None,
+              resources: Resources | None) -> Outcome:
     from orionflow.launchers import qe_steps
 
     left = max(1, int(deadline - time.time())) if deadline is not None else 10 * 365 * 86400
     context = JobContext(settings=settings, machine=machine, deadline=deadline,
-                         resources=Resources(ranks=rank_count(step.command), walltime=left))
+                         resources=resources or Resources(ranks=rank_count(step.command),
+                                                          walltime=left))
+    environment = added_environment(machine, fortran=step.code != "lmp")
+    if resources is not None:
+        environment["OMP_NUM_THREADS"] = str(resources.threads)
     say(f"{step.stem}: {' '.join(step.command)}")
 
     def told(correction: dict[str, object]) -> None:
@@ -311,7 +319,7 @@ def _run_step(folder: Path, step: Step, settings: Settings, machine: MachineProf
     try:
         record = qe_steps.run_step(
             folder, step, context,
-            environment=added_environment(machine, fortran=step.code != "lmp"),
+            environment=environment,
             on_correction=told, deadline=deadline, frozen_after=frozen_after, say=say)
     except CodeError as error:
         state = read_state(folder)

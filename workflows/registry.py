@@ -66,6 +66,8 @@ class Recipe:
         For a flow: field of its Maker that takes the Maker of the steps.
     own
         For a flow: those of its own fields that are parameters.
+    takes_input
+        Made of a user's input file, or a folder of them, in place of a structure.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Recipe:
     step: str | None = None
     step_field: str = "static_maker"
     own: tuple[str, ...] = ()
+    takes_input: bool = False
 
     def maker_class(self) -> type[Maker]:
         """Import and return the Maker."""
@@ -121,7 +124,8 @@ class Recipe:
         Parameters
         ----------
         structure
-            Whatever `orionflow.workflows.structures.read_structure` takes.
+            Whatever `orionflow.workflows.structures.read_structure` takes; for a recipe that
+            takes inputs an input file or a folder.
         parameters
             By name.
 
@@ -133,8 +137,8 @@ class Recipe:
         from orionflow.workflows.structures import read_structure
 
         maker: Any = self.maker(parameters)
-        cell = read_structure(structure)
-        made: Flow | Job = maker.make(cell)
+        made: Flow | Job = maker.make(
+            structure if self.takes_input else read_structure(structure))
         return made
 
 
@@ -148,6 +152,8 @@ _RECIPES = (
     Recipe("qe.vc_relax", "pw.x", "cell and positions of least enthalpy", _QE + "VcRelaxMaker"),
     Recipe("qe.eos", "pw.x", "equation of state: lattice constant and bulk modulus", _EOS,
            step="qe.static", own=_EOS_OWN),
+    Recipe("qe.input", "pw.x", "your own input files of pw.x and ph.x, as they are",
+           "orionflow.workflows.qe.user_input:InputMaker", takes_input=True),
     Recipe("lammps.static", "lmp", "energy, forces and stress of a structure",
            _LAMMPS + "StaticMaker"),
     Recipe("lammps.minimize", "lmp", "positions, or cell and positions, of least energy",
@@ -160,6 +166,8 @@ _RECIPES = (
     Recipe("lammps.eos", "lmp", "equation of state: lattice constant and bulk modulus",
            "orionflow.workflows.lammps.eos:LammpsEosMaker", step="lammps.static",
            own=(*_EOS_OWN, "initial_relax")),
+    Recipe("lammps.input", "lmp", "your own LAMMPS script, as it is",
+           "orionflow.workflows.lammps.user_input:InputMaker", takes_input=True),
 )
 _BY_NAME = {recipe.name: recipe for recipe in _RECIPES}
 

@@ -93,7 +93,7 @@ def submit(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe; see `orionflow recipes`.")],
     structures: Annotated[list[str], typer.Argument(
         metavar="STRUCTURE...", help="CIF, POSCAR or XYZ files, or names such as "
-        "'Si diamond 5.43'.")],
+        "'Si diamond 5.43'; for qe.input and lammps.input your input files or folders.")],
     *,
     parameter: Annotated[list[str] | None, typer.Option(
         "--parameter", "-p", metavar="NAME=VALUE", help="Parameter of the recipe; repeatable.",
@@ -348,6 +348,8 @@ def _keys(key: str | None, structures: Sequence[str]) -> list[str | None]:
 
 def _label(structure: str) -> str:
     path = Path(structure)
+    if path.is_dir():
+        return path.resolve().name
     return path.stem if path.is_file() else structure
 
 
