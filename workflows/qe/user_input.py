@@ -253,7 +253,8 @@ def _add_results(result: UserInputDocument, folder: Path, name: str, calculation
         xml = outputs.parse_xml(path.read_bytes(), calculation=calculation, path=str(path))
         structure = _structure(xml)
     except (OSError, OutputError, ValueError) as error:
-        result.warnings.append(f"no structure and forces of {name}: {error}")
+        reason = error.message if isinstance(error, OutputError) else error
+        result.warnings.append(f"no structure and forces of {name}: {reason}")
         return
     result.structure = structure
     result.formula_pretty = structure.composition.reduced_formula

@@ -197,6 +197,21 @@ def test_scf_that_a_phonon_cannot_start_from_is_repaired(folder, tmp_path, monke
 
 
 @pytest.mark.needs_code("pw.x", "mpirun")
+def test_energy_of_an_scf_stays_when_a_later_step_overwrites_its_xml(folder, tmp_path,
+                                                                     monkeypatch):
+    scf = write(folder, "scf.in", pseudo=PSEUDO.parent)
+    (folder / "nscf.in").write_text(scf.read_text().replace("'scf'", "'nscf'").replace(
+        "tprnfor = .true., tstress = .true.", ""))
+    job = make("qe.input", folder, {"steps": ["scf.in", "nscf.in"], "options": ["-nk", "1"]})
+    document = run(job, tmp_path / "run", monkeypatch)
+    assert document.output is None
+    assert any("holds a 'nscf' calculation" in warning for warning in document.warnings)
+    assert document.steps[0].numbers["energy"] == pytest.approx(SILICON * RYDBERG_EV, abs=1e-4)
+    assert [s.calculation for s in document.steps] == ["scf", "nscf"]
+    assert "-nk" in document.steps[1].run.command
+
+
+@pytest.mark.needs_code("pw.x", "mpirun")
 def test_hopeless_input_is_an_error_with_its_name(folder, tmp_path, monkeypatch):
     path = write(folder, pseudo=PSEUDO.parent)
     path.write_text(path.read_text().replace("ecutwfc = 12.0", "ecutwfc = 12.0, nspin = 2"))
