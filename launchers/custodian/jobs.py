@@ -220,14 +220,17 @@ class CodeJob(Job):
             return
         attic = self.attic(folder)
         for file in old:
-            shutil.move(file, attic / file.name)
+            if file.is_file():  # it may go by two names, through `..` or a link
+                shutil.move(file, attic / file.name)
 
 
 def matching_files(folder: Path, patterns: Sequence[str]) -> list[Path]:
-    """Return the files that match shell patterns, absolute or below the folder."""
+    """Return the files that match shell patterns, absolute or below the folder; each once."""
     root = glob.escape(str(folder))
-    return [Path(name) for pattern in patterns for name in glob.glob(os.path.join(root, pattern))  # noqa: PTH118, PTH207  Path.glob refuses absolute patterns
-            if os.path.isfile(name)]  # noqa: PTH113
+    # Two patterns may mean one file: ./CRASH and CRASH, where outdir is the folder itself.
+    return list(dict.fromkeys(
+        Path(name) for pattern in patterns for name in glob.glob(os.path.join(root, pattern))  # noqa: PTH118, PTH207  Path.glob refuses absolute patterns
+        if os.path.isfile(name)))  # noqa: PTH113
 
 
 def _ends_within(process: subprocess.Popen[bytes], seconds: float) -> bool:

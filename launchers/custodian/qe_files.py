@@ -156,6 +156,8 @@ class ResultMissing:
         if "inputph" in found.namelists or io == "none" or not is_finished(attempt.stdout):
             return None
         path = self.run.xml_path
+        if io == "nowf" and not path.is_file():
+            return None  # 6.7 writes no XML then
         if not path.is_file():
             return f"{path.name} is not in {path.parent}"
         if not self.run.job.is_fresh(path):

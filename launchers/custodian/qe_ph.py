@@ -104,6 +104,9 @@ class PhononNotDone:
         if str(found.get("inputph", "trans", True)).lower() in {"false", ".false."} or (
                 found.get("inputph", "only_init") is True):
             return None
+        # A part of the modes leaves its part in outdir; another run puts them together.
+        if {"start_irr", "last_irr"} & set(found.namelists.get("inputph", {})):
+            return None
         name = str(found.get("inputph", "fildyn", "matdyn")).strip()
         if not any(f.stat().st_size for f in self.run.folder.glob(f"{name}*") if f.is_file()):
             return f"no dynamical matrix in {name}"

@@ -310,3 +310,33 @@ def test_summary_in_the_folder_says_the_same(inputs):
     (correction,) = summary["steps"][0]["corrections"]
     assert correction["failure_id"] == "QE_SCF_NOT_CONVERGED"
     assert Path(inputs.folder / correction["folder"] / "pw.out").is_file()
+
+
+@pytest.mark.parametrize("outdir", [".", "./", "../here"])
+def test_outdir_may_be_the_folder_itself(inputs, outdir):
+    # Its CRASH then goes by two names: that of outdir and that of the folder.
+    folder = inputs.folder / "here"
+    folder.mkdir()
+    text = inputs.silicon(system="nbnd = 3").read_text()
+    assert "'./out'" in text
+    (folder / "pw.in").write_text(text.replace("'./out'", f"'{outdir}'"))
+    outcome, _ = run(folder, SERIAL)
+    assert healed(outcome, "QE_TOO_FEW_BANDS")
+    assert energy(folder) == pytest.approx(SILICON, abs=TIGHT)
+
+
+@pytest.mark.parametrize("disk_io", ["none", "nowf", "minimal", "high"])
+def test_result_is_looked_for_only_where_it_was_asked_for(inputs, disk_io):
+    inputs.silicon(control=f"disk_io = '{disk_io}'")
+    outcome, _ = run(inputs.folder, SERIAL)
+    assert healed(outcome)
+    assert energy(inputs.folder) == pytest.approx(SILICON, abs=TIGHT)
+
+
+def test_some_of_the_modes_are_a_result(inputs):
+    inputs.silicon()
+    (inputs.folder / "ph.in").write_text(
+        "gamma\n&inputph\n prefix = 'si', outdir = './out', fildyn = 'dyn', tr2_ph = 1d-12\n"
+        " start_irr = 1, last_irr = 1\n/\n0 0 0\n")
+    outcome, _ = run(inputs.folder, [*SERIAL, ":::", "ph.x", "-in", "ph.in"])
+    assert healed(outcome)
