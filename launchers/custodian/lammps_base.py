@@ -31,12 +31,19 @@ class LammpsRun:
         Text of the log of the attempts this one continues, joined; empty at a start from zero.
     earlier_step
         Step from which the present attempt goes on.
+    fresh, fresh_step
+        The script before it was made to go on from a restart file, and the step it began at.
+    begun_at
+        Step at which a script that was put back to its start begins.
     """
 
     folder: Path
     job: LammpsJob
     earlier: str = ""
     earlier_step: int | None = None
+    fresh: Script | None = None
+    fresh_step: int | None = None
+    begun_at: int | None = None
     _seen: tuple[int, int, LammpsOutput] | None = field(default=None, repr=False)
 
     @property
@@ -60,6 +67,20 @@ class LammpsRun:
         for file in self.folder.glob("orionflow.*"):
             if file.name.endswith(".restart") or file.name == EARLIER_LOG:
                 file.unlink()
+
+    def begin_again(self) -> list[str]:
+        """Put a script that goes on from a restart file back to its start; return the change.
+
+        What is wrong with the dynamics is wrong in the part before the restart file, too.
+        """
+        if self.fresh is None:
+            return []
+        self.script.restore_to(self.fresh)
+        self.begun_at = self.fresh_step
+        self.fresh = self.fresh_step = None
+        self.earlier, self.earlier_step = "", None
+        self.forget()
+        return ["start: restart file -> from the beginning"]
 
     def output(self, attempt: Attempt) -> LammpsOutput:
         """Return what the attempt printed; the screen first, the log where that is silent."""

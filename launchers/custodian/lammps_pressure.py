@@ -66,7 +66,10 @@ class Barostat:
         script = self.run.script
         last = next((r for r in reversed(output.runs) if r.timestep), None)
         timestep = last.timestep if last else None
+        begun = self.run.begin_again()
         start = next((r.first_step for r in output.runs if not r.minimize), None)
+        if self.run.begun_at is not None:
+            start = self.run.begun_at
         changes: list[str] = []
         if not self._eased:
             self._eased = True
@@ -74,7 +77,8 @@ class Barostat:
         if not changes and not self._nvt:
             self._nvt = True
             changes = edit.nvt_first(script, start)
-        return changes or self.ladder.climb(attempt)
+        changes = changes or self.ladder.climb(attempt) or []
+        return [*begun, *changes] if changes else None
 
 
 def exploded(volumes: list[float]) -> str | None:

@@ -13,7 +13,7 @@ from orionflow.launchers.custodian.lammps_unstable import energy_was_sane, start
 if TYPE_CHECKING:
     from orionflow.launchers.custodian.lammps_base import LammpsRun
     from orionflow.launchers.custodian.lammps_model import Fix, RunPlan
-    from orionflow.launchers.custodian.lammps_output import RunBlock
+    from orionflow.launchers.custodian.lammps_output import LammpsOutput, RunBlock
     from orionflow.launchers.custodian.lammps_script import Script
     from orionflow.launchers.custodian.lammps_unstable import Ladder
     from orionflow.launchers.custodian.rules import Attempt
@@ -88,7 +88,7 @@ class AbsurdEnergy:
         energy = last.column("PotEng", "E_pair")
         if not energy:
             return None
-        each = energy[-1] if output.units == "lj" else energy[-1] / output.atoms
+        each = _for_each(self.run.script, output, energy[-1])
         return (f"potential energy {energy[-1]:g}, {each:.3g} for each atom in units "
                 f"{output.units}") if each > limit else None
 
@@ -100,7 +100,7 @@ class AbsurdEnergy:
         energy = moving.column("PotEng", "E_pair") if moving is not None else []
         if not self.ladder.minimized or not energy or limit is None or not output.atoms:
             return False
-        return (energy[0] if output.units == "lj" else energy[0] / output.atoms) > limit
+        return _for_each(self.run.script, output, energy[0]) > limit
 
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:  # noqa: ARG002
         """Stop where nothing was to move; else as an unstable simulation."""
@@ -112,6 +112,14 @@ class AbsurdEnergy:
                            "its faces when it is too small) or the units")
             return None
         return self.ladder.climb(attempt, start_first=True)
+
+
+def _for_each(script: Script, output: LammpsOutput, energy: float) -> float:
+    """Return an energy of the thermo table for each atom; in units lj it is that already."""
+    asked = [c.args[c.args.index("norm") + 1] for c in script.all("thermo_modify")
+             if "norm" in c.args[:-1]]
+    normalized = asked[-1] in {"yes", "on", "true"} if asked else output.units == "lj"
+    return energy if normalized else energy / max(1, output.atoms or 1)
 
 
 # About 100 eV for each atom; nothing that holds together comes near.
@@ -188,6 +196,7 @@ class DangerousBuilds:
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:
         """Look at every step; then a wider skin, and where it is wide already, as unstable."""
         script, units = self.run.script, self.run.output(attempt).units
+        begun = self.run.begin_again()
         changes = edit.check_neighbours_each_step(script)
         skin = edit.skin(script, units)
         usual = model.DEFAULT_SKIN.get(units)
@@ -196,7 +205,8 @@ class DangerousBuilds:
         if not changes and skin is not None and usual is not None and skin < 2 * usual and (
                 times < 2 or skin < usual):  # noqa: PLR2004
             changes = edit.widen_skin(script, units, max(1.5, usual / skin))
-        return changes or self.ladder.climb(attempt, start_first=True)
+        changes = changes or self.ladder.climb(attempt, start_first=True) or []
+        return [*begun, *changes] if changes else None
 
 
 @dataclass
@@ -221,7 +231,9 @@ class EnergyDrift:
         """Shorten the time step."""
         if times >= MOST_SHORTER:
             return None
-        return shorten_timestep(self.run, self.run.output(attempt))
+        begun = self.run.begin_again()
+        shorter = shorten_timestep(self.run, self.run.output(attempt))
+        return [*begun, *shorter] if shorter else None
 
 
 def _jumps(script: Script) -> bool:

@@ -47,8 +47,13 @@ class Ladder:
             The message speaks of the start rather than of the time step.
         """
         output = self.run.output(attempt)
+        begun = self.run.begin_again()
+        changes = self._rung(output, start_first=start_first)
+        return [*begun, *changes] if changes else None
+
+    def _rung(self, output: LammpsOutput, *, start_first: bool) -> list[str]:
         script, units = self.run.script, output.units
-        start = _start_step(output)
+        start = _start_step(output) if self.run.begun_at is None else self.run.begun_at
         long = _timestep(output, script) > model.USUAL_TIMESTEP.get(units, math.inf)
         bad_start = start_first or starts_badly(output) or (fails_early(output) and not long)
         changes: list[str] = []
@@ -72,7 +77,7 @@ class Ladder:
         elif not self.limited:
             self.limited = True
             changes += edit.limited_first(script, units, start)
-        return changes or None
+        return changes
 
 
 def _start_step(output: LammpsOutput) -> int | None:
@@ -168,10 +173,12 @@ class BoundaryLost:
         slab = any("slab" in c.words for c in script.all("kspace_modify"))
         if at is None or times or slab:
             return None
+        begun = self.run.begin_again()
+        at = script.find("boundary")[0] if begun else at
         old = " ".join(script.commands[at].words[1:])
         new = old.replace("f", "m")
         script.replace(at, f"boundary {new}")
-        return [f"boundary: {old} -> {new}"]
+        return [*begun, f"boundary: {old} -> {new}"]
 
 
 def _failure_time(output: LammpsOutput) -> float | None:

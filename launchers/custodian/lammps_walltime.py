@@ -100,6 +100,9 @@ def go_on(run: LammpsRun, script: Script, text: str, not_before: float = 0.0) ->
     if isinstance(made, str):
         return made
     new, changes = made
+    if run.fresh is None:
+        first = next((r for r in parse_output(run.earlier or text).runs if not r.minimize), None)
+        run.fresh, run.fresh_step = run.script.copy(), first.first_step if first else None
     cut_dumps(run.folder, script, restart.step)
     run.remember(merge_logs(run.earlier, run.earlier_step, text), restart.step)
     run.script.restore_to(new)
@@ -143,6 +146,8 @@ class Walltime:
         started = time.time() - attempt.seconds - 1.0
         done = go_on(self.run, self.run.script, attempt.stdout, started)
         longer = lengthen_timer(self.run.script)
+        if self.run.fresh is not None:
+            lengthen_timer(self.run.fresh)
         if isinstance(done, str) and longer and left == float("inf"):
             return longer  # the input's own limit, and nothing else limits the time here
         if isinstance(done, str):

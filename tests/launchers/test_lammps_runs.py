@@ -218,6 +218,32 @@ def test_each_minimisation_of_a_loop_has_to_end_well(tmp_path: Path) -> None:
     assert [b.criterion for b in output.runs] == ["force tolerance"] * 4
 
 
+def test_fault_of_a_continued_run_is_mended_from_its_start(tmp_path: Path) -> None:
+    # Neighbour lists come too late from the first step on, and a timer cuts the run in parts.
+    (tmp_path / "in.lammps").write_text(
+        "timer timeout 0:00:01 every 10\n" + MELT.replace("0 4 0 4 0 4", "0 7 0 7 0 7")
+        .replace("neigh_modify delay 0 every 1", "neigh_modify delay 10 every 5")
+        + "fix 1 all nve\nthermo 100\nrun 4000\n")
+    record, output = run(tmp_path)
+    seen = [c.failure_id for c in record.corrections]
+    assert "LAMMPS_WALLTIME" in seen[:seen.index("LAMMPS_DANGEROUS_BUILDS")]
+    fixed = record.corrections[seen.index("LAMMPS_DANGEROUS_BUILDS")]
+    assert fixed.changes[0] == "start: restart file -> from the beginning"
+    log = parse_output((tmp_path / "log.lammps").read_text())
+    assert log.runs[-1].column("Step") == [100.0 * i for i in range(41)]
+    assert not output.runs[-1].dangerous
+
+
+def test_repulsive_energies_that_are_not_for_each_atom_are_no_overlap(tmp_path: Path) -> None:
+    (tmp_path / "in.lammps").write_text(
+        MELT.replace("0 4 0 4 0 4", "0 8 0 8 0 8").replace("lj/cut 2.5", "lj/cut 1.12246")
+        .replace("1.44", "3.0") + "pair_modify shift yes\nfix 1 all nve\n"
+        "thermo_modify norm no\nrun 100\n")
+    record, output = run(tmp_path)
+    assert not record.corrections
+    assert output.runs[-1].column("E_pair")[-1] > 1000  # of 2048 atoms together
+
+
 def test_own_timer_is_continued_from_the_restart_file(tmp_path: Path) -> None:
     folder = copy("LAMMPS_WALLTIME", tmp_path)
     script = (folder / "in.lammps").read_text()
