@@ -6,6 +6,7 @@ Physics is never a setting: it is a field of a recipe, because it must be stored
 from __future__ import annotations
 
 import difflib
+import getpass
 import os
 from functools import lru_cache
 from pathlib import Path
@@ -51,9 +52,16 @@ class Settings(BaseSettings):
         description="How often a lost or unfinished firework is made READY again by itself.",
     )
     owner: str = Field(
-        default_factory=lambda: os.environ.get("USER") or os.environ.get("LOGNAME") or "unknown",
+        default_factory=lambda: _login_name(),  # noqa: PLW0108  it is defined further down
         description="Owner written on every firework; the login name unless set.",
     )
+
+
+def _login_name() -> str:
+    try:
+        return getpass.getuser()  # variables first, then the account: containers set none
+    except (KeyError, OSError):  # an account without a name
+        return "unknown"
 
 
 def find_project(start: Path | None = None) -> Path | None:

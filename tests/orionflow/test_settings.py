@@ -60,3 +60,12 @@ def test_project_is_found_from_a_launch_folder(folder, monkeypatch):
 def test_no_project_is_none(tmp_path, monkeypatch):
     monkeypatch.delenv("ORIONFLOW_PROJECT", raising=False)
     assert find_project(tmp_path) is None
+
+
+def test_owner_without_variables_is_the_account(monkeypatch):
+    import os
+    import pwd
+
+    for name in ("USER", "LOGNAME", "LNAME", "USERNAME", "ORIONFLOW_OWNER"):
+        monkeypatch.delenv(name, raising=False)
+    assert load_settings(None).owner == pwd.getpwuid(os.getuid()).pw_name
