@@ -132,14 +132,10 @@ def compile_flow(flow: Flow | Job, *, project: Path | None = None, key: str | No
     folder = project_of(project)
     profile = load_machine(project=folder)
     who = owner or load_settings(folder).owner
-    for what, text in (("key", key), ("campaign", campaign), ("owner", who)):
-        if text is not None and not text.strip():
-            raise InputError(f"{what} is empty", hint=f"give a {what} or leave it out")
-    if priority is not None and abs(priority) > _MAX_PRIORITY:
-        raise InputError(f"priority = {priority}", hint=f"between -{_MAX_PRIORITY} and "
-                         f"{_MAX_PRIORITY}; higher runs first")
+    _check_request(flow, {"key": key, "campaign": campaign, "owner": who}, tags, priority)
     default = Resources.parse(resources)
     profile.check(default)
+    name = name or flow.name  # of a Job, before it becomes a Flow named "Flow"
     try:
         flow = get_flow(flow)
     except ValueError as error:
@@ -163,11 +159,29 @@ def compile_flow(flow: Flow | Job, *, project: Path | None = None, key: str | No
         job.update_metadata({**meta, **({"tags": all_tags} if all_tags else {})}, dynamic=True)
         same = {f"manager_config->{k}": job.config.manager_config[k] for k in fixed}
         job.update_config({"_set": same}, dict_mod=True, dynamic=True)
-    wf = flow_to_workflow(flow, name=name or flow.name, metadata=dict(meta))
+    wf = flow_to_workflow(flow, name=name, metadata=dict(meta))
     wf.metadata["submit_hash"] = request_hash(wf)
     if key is not None:
         wf.metadata["submit_key"] = key
     return wf
+
+
+def _check_request(flow: Any, texts: dict[str, Any], tags: Any, priority: Any) -> None:
+    from jobflow import Flow, Job
+
+    if not isinstance(flow, (Flow, Job)):
+        raise InputError(f"a {type(flow).__name__} can't be submitted",
+                         hint="give a jobflow Flow or Job: what a recipe's `make` returns")
+    for what, text in texts.items():
+        if text is not None and not isinstance(text, str):
+            raise InputError(f"{what} = {text!r} is no text", hint=f'write {what}="{text}"')
+        if text is not None and not text.strip():
+            raise InputError(f"{what} is empty", hint=f"give a {what} or leave it out")
+    if isinstance(tags, str):
+        raise InputError(f"tags = {tags!r} is one text", hint=f"write tags=[{tags!r}]")
+    if priority is not None and (not isinstance(priority, int) or abs(priority) > _MAX_PRIORITY):
+        raise InputError(f"priority = {priority!r}", hint=f"between -{_MAX_PRIORITY} and "
+                         f"{_MAX_PRIORITY}; higher runs first")
 
 
 def project_of(project: Path | None = None) -> Path:

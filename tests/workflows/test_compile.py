@@ -111,6 +111,21 @@ def test_impossible_resources_of_one_job_name_the_job(project):
         compile_flow(flow)
 
 
+@pytest.mark.parametrize(("wrong", "named"), [
+    ({"flow": None}, "NoneType can't be submitted"), ({"flow": "qe.static"}, "str can't be"),
+    ({"key": 5}, "key = 5"), ({"campaign": 7}, "campaign = 7"), ({"tags": "abc"}, "tags = 'abc'"),
+    ({"priority": "high"}, "priority = 'high'")])
+def test_wrong_kinds_of_values_are_refused_by_name(wrong, named, project):
+    with pytest.raises(InputError, match=named):
+        compile_flow(**{"flow": chain(), **wrong})
+
+
+def test_single_job_gives_its_workflow_its_name(project):
+    from small_jobs import add
+
+    assert compile_flow(add(1, 2)).name == "add"
+
+
 def test_unknown_additional_store_is_refused_before_the_calculation(project):
     @job(trajectory="frames")
     def writes():
