@@ -50,7 +50,9 @@ def pytest_command(*arguments):
 
 def environment(port):
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "FW_"))}
-    return {**kept, "PYTHONPATH": str(HERE), "ORION_SUITE_PORT": str(port)}
+    # Its jobs call `python`, which a plain Debian does not have on PATH.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**kept, "PATH": path, "PYTHONPATH": str(HERE), "ORION_SUITE_PORT": str(port)}
 
 
 def collect(folder):
