@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -41,6 +42,8 @@ if _REQUIRED:
     os.environ["TESTS_REQUIRE_ALL"] = "1"  # workers of pytest-xdist inherit it
 REQUIRE_ALL = bool(_REQUIRED)
 AWKWARD = "pro ject's"
+# A runner in the background ignores Ctrl-C, and so would every process the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # For tests that call mpirun themselves: as root in containers, on cores other tests use too.
 os.environ.update({"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
                    "OMPI_MCA_mpi_yield_when_idle": "1"})
