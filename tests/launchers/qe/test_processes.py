@@ -19,7 +19,7 @@ from orionflow.settings import load_settings
 needs_pw = pytest.mark.needs_code("pw.x", "mpirun")
 TWO = ["mpirun", "-np", "2", "--bind-to", "none", "--oversubscribe", "pw.x", "-in", "pw.in"]
 # A few seconds on two ranks: enough to be hit, short enough to run again.
-WORK = {"ecut": "24.0", "kpoints": "automatic\n  4 4 4 0 0 0",
+WORK = {"ecut": "24.0", "kpoints": "automatic\n  6 6 6 0 0 0",
         "system": "nosym = .true., noinv = .true."}
 
 
