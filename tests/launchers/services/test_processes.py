@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +25,12 @@ from orionflow.launchers.services.processes import (
 
 
 def sleeper(seconds="60", **kwargs):
-    return subprocess.Popen(["sleep", seconds], **kwargs)
+    child = subprocess.Popen(["sleep", seconds], **kwargs)
+    # Popen returns within exec, a moment before the kernel shows the new arguments.
+    line = Path(f"/proc/{child.pid}/cmdline")
+    while seconds.encode() not in line.read_bytes().split(b"\0"):
+        time.sleep(0.001)
+    return child
 
 
 def test_identity_of_living_process_survives_its_dict():
