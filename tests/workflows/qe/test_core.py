@@ -354,8 +354,9 @@ def test_vc_relax_reaches_the_pressure_asked_for(run_dir):
 
 @pytest.mark.needs_code("pw.x", "mpirun")
 def test_run_stopped_by_walltime_goes_on_in_its_folder(run_dir, monkeypatch):
-    # Many short iterations: stopped among them on any machine.
-    slow = StaticMaker(**CHEAP | {"ecutwfc": 30.0, "conv_thr_per_atom": 1e-12}, overrides={
+    # Many short iterations, and many k-points: stopped among them on any machine.
+    dense = CHEAP | {"ecutwfc": 30.0, "kpoints": (4, 4, 4)}
+    slow = StaticMaker(**dense | {"conv_thr_per_atom": 1e-12}, overrides={
         "electrons": {"mixing_beta": 0.005, "mixing_ndim": 2, "electron_maxstep": 5000},
         "system": {"nosym": True, "noinv": True}}).for_structure(SI)
     monkeypatch.setenv("ORIONFLOW_DEADLINE", str(time.time() + 9))
@@ -366,7 +367,7 @@ def test_run_stopped_by_walltime_goes_on_in_its_folder(run_dir, monkeypatch):
     monkeypatch.delenv("ORIONFLOW_DEADLINE")
     document = slow.calculate.original(slow, SI)
     assert document.provenance.run.continued == 1
-    quick = document_of(StaticMaker(**CHEAP | {"ecutwfc": 30.0}).make(SI))
+    quick = document_of(StaticMaker(**dense).make(SI))
     assert document.output.energy == pytest.approx(quick.output.energy, abs=1e-6)
 
 
