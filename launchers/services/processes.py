@@ -44,14 +44,18 @@ class ProcessIdentity:
 
     @classmethod
     def of(cls, pid: int) -> ProcessIdentity | None:
-        """Return the identity of a living process, None when there is none (or a zombie)."""
+        """Return the identity of a living process, None when there is none (or a zombie).
+
+        A zombie whose other threads still end counts as living: its files and ports are not
+        free yet.
+        """
         try:
             # The second field is the command in brackets and may hold spaces and brackets.
             fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             return None
-        state, started = fields[0], int(fields[19])
-        return None if state in "ZX" else cls(pid, started, _boot_id())
+        state, threads, started = fields[0], int(fields[17]), int(fields[19])
+        return None if state in "ZX" and threads <= 1 else cls(pid, started, _boot_id())
 
     def alive(self) -> bool:
         """Return whether this very process still runs."""
