@@ -34,7 +34,7 @@ from orionflow.agents.records import (
 )
 from orionflow.agents.records import verify as verify_rows
 from orionflow.agents.strict import suggest
-from orionflow.errors import InputError, PolicyError, StoreError
+from orionflow.errors import InputError, PolicyError, StoreError, database_reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -350,7 +350,8 @@ class Ledger:
                 raise _OnceError(once) from error
             raise BehindError(name) from error
         except PyMongoError as error:
-            raise StoreError(f"the ledger of {name!r} could not be written: {error}",
+            raise StoreError(f"the ledger of {name!r} could not be written: "
+                             f"{database_reason(error)}",
                              hint="repeat the command: what was written is recognised",
                              transient=True) from error
         return row

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from orionflow.errors import ConfigError, StoreError
+from orionflow.errors import ConfigError, StoreError, database_reason
 from orionflow.launchers.project import JOBFLOW_FILE, LAUNCHPAD_FILE
 from orionflow.settings import PROJECT_FILE, find_project
 
@@ -195,8 +195,7 @@ def _be_impatient(spec: dict[str, Any]) -> None:
 
 
 def _unreachable(path: Path, error: Exception) -> StoreError:
-    # pymongo appends a description of its whole topology.
-    reason = str(error).split(", Timeout:", maxsplit=1)[0].split(", full error:", maxsplit=1)[0]
+    reason = database_reason(error)
     denied = "Authentication failed" in reason
     return StoreError(
         f"database of {path} can't be {'used' if denied else 'reached'}: {reason}",

@@ -21,7 +21,7 @@ from fireworks.core.launchpad import LaunchPad, LockedWorkflowError
 from pymongo import ASCENDING, DESCENDING
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
-from orionflow.errors import ConfigError, InputError, StoreError
+from orionflow.errors import ConfigError, InputError, StoreError, database_reason
 from orionflow.launchers.identity import ENV_KEY, LauncherIdentity
 
 if TYPE_CHECKING:
@@ -403,7 +403,8 @@ def open_launchpad(project: Path, *, timeout: float = 10.0,
         pad.prepare()
     except PyMongoError as error:
         raise StoreError(
-            f"MongoDB at {values.get('host')}:{values.get('port')} does not serve us: {error}",
+            f"MongoDB at {values.get('host')}:{values.get('port')} does not serve us: "
+            f"{database_reason(error)}",
             hint="`orionflow db status`, then `orionflow db start`", transient=True) from error
     return pad
 

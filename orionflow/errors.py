@@ -43,6 +43,14 @@ class OrionflowError(Exception):
         return {"error": type(self).__name__, **fields}
 
 
+def database_reason(error: Exception) -> str:
+    """Return what a driver's message says, without the description of its topology after it."""
+    text = str(error)
+    for tail in (" (configured timeouts", ", Timeout:", ", full error:"):
+        text = text.split(tail, maxsplit=1)[0]
+    return text
+
+
 def _rebuild(cls: type[OrionflowError], fields: dict[str, Any]) -> OrionflowError:
     error = cls.__new__(cls)
     Exception.__init__(error, fields["message"])

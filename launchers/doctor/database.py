@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from orionflow.errors import StoreError
+from orionflow.errors import StoreError, database_reason
 from orionflow.launchers.doctor.finding import Finding
 from orionflow.launchers.project import (
     FW_CONFIG_FILE,
@@ -70,7 +70,7 @@ def connection(site: Site, timeout: float = 5.0) -> Iterator[tuple[MongoClient[A
         raise StoreError(f"MongoDB at {where}:{options.get('port', '')} refuses: {reason}",
                          hint=f"check user and password in {path}") from error
     except PyMongoError as error:
-        reason = str(error).split(", Timeout:", maxsplit=1)[0].split(" (configured", maxsplit=1)[0]
+        reason = database_reason(error)
         raise StoreError(f"no MongoDB at {where}:{options.get('port', '')}: {reason}",
                          hint="start it: orionflow db start") from error
 

@@ -250,7 +250,7 @@ class Mongod:
             "--setParameter", "enableLocalhostAuthBypass=false")
         write_private(self._state_file, json.dumps(
             {"port": port, "hostname": socket.gethostname(), "process": process.to_dict()}))
-        logger.info("mongod runs on %s:%d (process %d)", HOST, port, process.pid)
+        logger.debug("mongod runs on %s:%d (process %d)", HOST, port, process.pid)
 
     def _create_user(self, mongod: Path) -> None:
         """Make the user while nobody else can reach the server: on a socket in a 0700 folder."""
