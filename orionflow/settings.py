@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from orionflow.errors import ConfigError
@@ -22,6 +22,37 @@ PROJECT_FILE = "orionflow.yaml"
 PREFIX = "ORIONFLOW_"
 # Set by the launcher for the processes it starts; facts about a run, not settings.
 RUNTIME_VARIABLES = frozenset({"ORIONFLOW_PROJECT", "ORIONFLOW_DEADLINE", "ORIONFLOW_LAUNCHER"})
+
+
+class RetrySettings(BaseModel):
+    """How often a job runs again by itself after each class of failure.
+
+    Without a number ``max_reruns`` holds. A failure of the job itself is never retried.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    node: int | None = Field(
+        default=None, ge=0, le=100, description="The node or its set-up failed, or the launcher "
+        "died; `max_reruns` unless set.")
+    preemption: int | None = Field(
+        default=None, ge=0, description="Stopped from outside: preempted, allocation cancelled; "
+        "any number unless set.")
+    memory: int | None = Field(
+        default=2, ge=0, le=100, description="Not enough memory; asks for more each time, or for "
+        "half the ranks.")
+    memory_factor: float = Field(
+        default=1.5, gt=1, le=16, description="How much more memory it asks for.")
+    walltime: int | None = Field(
+        default=None, ge=0, description="Out of time; goes on in its folder. Unless set 20 times "
+        "`max_reruns` where it got further, else `max_reruns`.")
+    infrastructure: int | None = Field(
+        default=None, ge=0, le=100, description="Killed by a signal, disk full, Slurm or MPI; "
+        "`max_reruns` unless set.")
+    database: int | None = Field(
+        default=None, ge=0, le=100, description="MongoDB did not answer; `max_reruns` unless set.")
+    unknown: int | None = Field(
+        default=1, ge=0, le=100, description="Its process ended without a word.")
 
 
 class Settings(BaseSettings):
@@ -50,6 +81,10 @@ class Settings(BaseSettings):
     max_reruns: int = Field(
         default=3, ge=0, le=100,
         description="How often a lost or unfinished firework is made READY again by itself.",
+    )
+    retry: RetrySettings = Field(
+        default=RetrySettings(),
+        description="Limits by class of failure, see below.",
     )
     owner: str = Field(
         default_factory=lambda: _login_name(),  # noqa: PLW0108  it is defined further down
@@ -114,7 +149,9 @@ def _load(folder: Path | None, variables: frozenset[tuple[str, str]],
         first = error.errors()[0]
         raise ConfigError(
             f"setting {'.'.join(map(str, first['loc']))}: {first['msg']}",
-            hint=f"correct it in {folder / PROJECT_FILE if folder else 'the environment'}",
+            hint=f"correct it in {folder / PROJECT_FILE if folder else 'the environment'}"
+            + (f"; valid: {', '.join(RetrySettings.model_fields)}"
+               if first["loc"][0] == "retry" else ""),
         ) from error
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Union, get_args, get_origi
 from orionflow.launchers.failure_pages import failures_page
 from orionflow.launchers.machine import AllocationProfile, MachineProfile
 from orionflow.launchers.resources import Resources
-from orionflow.settings import PREFIX, Settings
+from orionflow.settings import PREFIX, RetrySettings, Settings
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -45,7 +45,7 @@ def table(model: type[BaseModel], variable: str = "") -> str:
             default = "computed"
         else:
             default = f"`{field.default}`" if field.default not in ((), None, "") else "-"
-        if isinstance(field.default, AllocationProfile):
+        if isinstance(field.default, (AllocationProfile, RetrySettings)):
             default = "see below"
         what = (field.description or "").replace("|", "\\|")
         shown = f"`{name}`" + (f" (`{variable}{name.upper()}`)" if variable else "")
@@ -66,6 +66,12 @@ wins over the default. A misspelt name in either is an error that names the righ
 ## `orionflow.yaml`
 
 {table(Settings, PREFIX)}
+### `retry`
+
+Also for one job or recipe: `submit(..., retry={{...}})`, `orionflow submit --retry memory=0`,
+`job.config.manager_config["retry"]`.
+
+{table(RetrySettings)}
 ## Machine profile
 
 One YAML file in `machines/` of the project, or one of those shipped with orionflow.
