@@ -14,6 +14,7 @@ from orionflow.agents.proposers import proposer_names
 from orionflow.agents.space import Space  # noqa: TC001  pydantic reads it at run time
 from orionflow.agents.strict import StrictModel, suggest
 from orionflow.errors import InputError
+from orionflow.launchers.resources import Resources
 from orionflow.workflows.registry import recipe_names
 
 if TYPE_CHECKING:
@@ -145,6 +146,38 @@ class CandidateMapping(StrictModel):
     variables: dict[str, str] = Field(default_factory=dict)
 
 
+class CampaignResources(StrictModel):
+    """What each job of a candidate asks for, unless its recipe says otherwise.
+
+    Attributes
+    ----------
+    nodes, ranks, threads
+        Compute nodes; MPI processes over all nodes; threads of each.
+    memory
+        On each node: MiB, or a text such as ``4GB``.
+    walltime
+        Longest time of one job: seconds, or ``HH:MM:SS``.
+    """
+
+    nodes: int = Field(default=1, ge=1)
+    ranks: int = Field(default=1, ge=1)
+    threads: int = Field(default=1, ge=1)
+    memory: int | str | None = None
+    walltime: int | str | None = None
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        try:
+            self.parsed()
+        except InputError as error:
+            raise ValueError(error.message) from error
+        return self
+
+    def parsed(self) -> Resources:
+        """Return them as the launcher knows them."""
+        return Resources.parse(self.model_dump(exclude_none=True))
+
+
 class InitialDesign(StrictModel):
     """What is tried before the proposer learns."""
 
@@ -175,7 +208,8 @@ class Budget(StrictModel):
     core_hours
         Of all candidates together.
     core_hours_each
-        Reserved for a candidate until its real cost is known.
+        Reserved for a candidate until its real cost is known. Without it as much as its jobs can
+        take at all: ranks times threads times ``resources.walltime``, which must be given then.
     evaluations
         Candidates.
     until
@@ -183,13 +217,13 @@ class Budget(StrictModel):
     """
 
     core_hours: float = Field(gt=0)
-    core_hours_each: float = Field(gt=0)
+    core_hours_each: float | None = Field(default=None, gt=0)
     evaluations: int = Field(gt=0, le=100_000)
     until: datetime | date | None = None
 
     @model_validator(mode="after")
     def _enough(self) -> Self:
-        if self.core_hours_each > self.core_hours:
+        if self.core_hours_each is not None and self.core_hours_each > self.core_hours:
             raise ValueError(f"core_hours = {self.core_hours:g} do not suffice for one candidate "
                              f"of {self.core_hours_each:g}")
         return self
@@ -224,8 +258,14 @@ class Campaign(StrictModel):
     combine
         Of several objectives: ``sum`` (weighted), or ``pareto`` (in each step another weighting,
         so that the front is covered).
+    resources
+        For each job.
+    retries
+        How often a candidate is tried again that failed for a reason outside itself (a node, the
+        walltime), beyond what launchers do by themselves.
     approval_above
-        Core-hours of one submission above which a person must agree; never when None.
+        Core-hours reserved for one candidate above which a person must agree before it is
+        submitted; never when None.
     """
 
     name: CampaignName
@@ -241,6 +281,8 @@ class Campaign(StrictModel):
     batch_size: int = Field(default=1, ge=1, le=1000)
     budget: Budget
     stopping: Stopping = Stopping()
+    resources: CampaignResources = CampaignResources()
+    retries: int = Field(default=2, ge=0, le=10)
     approval_above: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
@@ -253,6 +295,9 @@ class Campaign(StrictModel):
             raise ValueError("objectives: a path is listed twice")
         if self.combine == "pareto" and len(paths) < 2:  # noqa: PLR2004  a front needs two
             raise ValueError("combine: pareto needs at least two objectives")
+        if self.budget.core_hours_each is None and self.resources.walltime is None:
+            raise ValueError("budget.core_hours_each: is missing; or give resources.walltime, and "
+                             "as much as that allows is reserved")
         self._check_mapping()
         for n, point in enumerate(self.initial.given):
             try:
@@ -275,6 +320,13 @@ class Campaign(StrictModel):
         both = set(self.mapping.parameters) & set(self.mapping.variables)
         if both:
             raise ValueError(f"mapping: {', '.join(sorted(both))} is both fixed and varied")
+
+    def reservation(self, jobs: int = 1) -> int:
+        """Return the core-seconds set aside for a candidate of so many jobs."""
+        if self.budget.core_hours_each is not None:
+            return max(math.ceil(self.budget.core_hours_each * 3600), 1)
+        asked = self.resources.parsed()
+        return jobs * asked.cores * asked.walltime
 
     def loss(self, values: Sequence[float], weights: Sequence[float] | None = None) -> float:
         """Return the one number to be minimised.
@@ -317,6 +369,11 @@ def _placeholders(text: str) -> list[str]:
     from string import Formatter
 
     try:
-        return [field for _, field, _, _ in Formatter().parse(text) if field is not None]
+        found = list(Formatter().parse(text))
     except ValueError as error:
         raise ValueError(f"mapping.structure: {error}") from error
+    for _, field, spec, conversion in found:
+        if spec or conversion:
+            raise ValueError(f"mapping.structure: write {{{field}}} alone; numbers are written in "
+                             "full")
+    return [field for _, field, _, _ in found if field is not None]

@@ -107,6 +107,11 @@ class Ledger:
         flow: str | None = row["body"].get("flow") if row else None
         return flow
 
+    def settled(self, name: str, candidate: int) -> bool:
+        """Whether a candidate has been settled, without reading the whole ledger."""
+        return self.rows.find_one({"campaign": name, "once": f"settled:{candidate}"},
+                                  {"_id": 1}) is not None
+
     def verify(self, name: str) -> int:
         """Check the chain of a campaign's rows and return their number; see `records.verify`."""
         return verify_rows(self.read(name))
@@ -165,6 +170,7 @@ class Ledger:
 
     def propose(self, view: View, point: Mapping[str, Any], *, source: str, who: str,
                 core_seconds: int | None = None, flow: str | None = None,
+                expects: str | None = None, refused: str = "",
                 why: Mapping[str, Any] | None = None) -> int | None:
         """Reserve budget for a candidate and write it down.
 
@@ -181,6 +187,10 @@ class Ledger:
             To reserve; the campaign's estimate unless given.
         flow
             The workflow to be submitted, serialised: every later try submits the same one.
+        expects
+            Id of the job in it whose result holds the values.
+        refused
+            Why there is no workflow: such a candidate is written down to be settled at once.
         why
             Proposer, seed and such, for the record.
 
@@ -205,25 +215,19 @@ class Ledger:
                              f"orionflow campaign resume {campaign.name}")
         checked: Point = campaign.space.check(point)
         x_hash = campaign.space.x_hash(checked)
-        cost = (round(campaign.budget.core_hours_each * 3600) if core_seconds is None
-                else core_seconds)
+        cost = campaign.reservation() if core_seconds is None else core_seconds
         if cost <= 0:
             raise InputError(f"core_seconds = {cost}", hint="reserve a positive number")
         last = self._last(campaign.name, view.head)
-        cap = budget_seconds(campaign)
-        if last["cum"] + cost > cap:
-            raise PolicyError(
-                f"campaign {campaign.name!r}: {cost} core-seconds more than "
-                f"{last['cum']} exceed {cap}", rule="core_hours", asked=cost,
-                allowed=cap - last["cum"], hint="wait for open candidates to cost less than "
-                "reserved, or start another campaign")
+        _check_budget(campaign, last, cost)
         if last["evaluations"] >= campaign.budget.evaluations:
             raise PolicyError(
                 f"campaign {campaign.name!r} has its {campaign.budget.evaluations} evaluations",
                 rule="evaluations", asked=last["evaluations"] + 1,
                 allowed=campaign.budget.evaluations, hint="start another campaign")
         body = {"point": checked, "x_hash": x_hash, "source": source, "flow": flow,
-                "why": dict(why or {}), "data_upto": view.head}
+                "expects": expects, "refused": refused, "why": dict(why or {}),
+                "data_upto": view.head}
         try:
             row = self._insert(campaign.name, last, Kind.CANDIDATE, body, who=who, cost=cost,
                                evaluations=1, once=f"x:{x_hash}")
@@ -248,6 +252,71 @@ class Ledger:
             except (BehindError, _OnceError):
                 continue
             return
+        raise _crowded(name)
+
+    def approve(self, name: str, candidate: int, *, who: str) -> bool:
+        """Note that a person agreed to a candidate's cost; False when somebody did before.
+
+        Raises
+        ------
+        InputError
+            There is no such candidate, or it waits for nobody's consent.
+        """
+        for _ in range(_PATIENCE):
+            view = self.view(name)
+            known = _candidate(view, candidate)
+            if known.approved:
+                return False
+            if not view.needs_approval(known):
+                raise InputError(f"candidate {candidate} of {name!r} is {known.state} and needs no "
+                                 "approval", hint=f"orionflow campaign show {name}")
+            try:
+                self._insert(name, self._last(name, view.head), Kind.APPROVED,
+                             {"candidate": candidate}, who=who, once=f"approved:{candidate}")
+            except BehindError:
+                continue
+            except _OnceError:
+                return False
+            return True
+        raise _crowded(name)
+
+    def retry(self, name: str, candidate: int, *, launches: Sequence[int], core_seconds: int,
+              reason: str, who: str) -> bool:
+        """Reserve budget for another try of a candidate and write it down.
+
+        Parameters
+        ----------
+        launches
+            The launches that failed: the same ones are given another try once.
+        core_seconds
+            What the new try may cost beyond what is reserved.
+        reason
+            Why it failed.
+
+        Returns
+        -------
+        bool
+            False when it was written before, or the candidate has been settled.
+
+        Raises
+        ------
+        PolicyError
+            It would exceed the budget.
+        """
+        for _ in range(_PATIENCE):
+            view = self.view(name)
+            known = _candidate(view, candidate)
+            if known.state in SETTLED or sorted(launches) in known.retried:
+                return False
+            body = {"candidate": candidate, "launches": sorted(launches), "reason": reason}
+            try:
+                last = self._last(name, view.head)
+                _check_budget(view.campaign, last, core_seconds)
+                self._insert(name, last, Kind.RETRIED, body, who=who, cost=core_seconds,
+                             once=f"retried:{candidate}:{len(known.retried)}")
+            except (BehindError, _OnceError):
+                continue
+            return True
         raise _crowded(name)
 
     def settle(self, name: str, candidate: int, state: CandidateState, *, core_seconds: int,
@@ -382,6 +451,16 @@ def _settlement(candidate: int, state: CandidateState, core_seconds: int,  # noq
     return {"candidate": candidate, "state": state.value, "core_seconds": int(core_seconds),
             "values": None if values is None else [float(v) for v in values],
             "result": result, "reason": reason}
+
+
+def _check_budget(campaign: Campaign, last: Mapping[str, Any], cost: int) -> None:
+    cap = budget_seconds(campaign)
+    if last["cum"] + cost > cap:
+        raise PolicyError(
+            f"campaign {campaign.name!r}: {cost} core-seconds more than "
+            f"{last['cum']} exceed {cap}", rule="core_hours", asked=cost,
+            allowed=max(cap - last["cum"], 0), hint="wait for open candidates to cost less than "
+            "reserved, or start another campaign")
 
 
 def _head_row(campaign: Campaign) -> dict[str, Any]:

@@ -29,7 +29,9 @@ class Kind(StrEnum):
     CAMPAIGN = "campaign"
     STATE = "state"
     CANDIDATE = "candidate"
+    APPROVED = "approved"
     SUBMITTED = "submitted"
+    RETRIED = "retried"
     SETTLED = "settled"
     CORRECTED = "corrected"
 
@@ -58,8 +60,22 @@ class Candidate:
     ----------
     reserved, spent
         Core-seconds: one of them is zero, before and after it is settled.
+    first_reserved
+        What was reserved for its first try.
     values
         Of the objectives; only ever those of its own completed result.
+    expects
+        Id (uuid) of the job whose result holds the values.
+    refused
+        Why no workflow can be made of it, if so.
+    approved
+        Whether a person agreed to its cost.
+    retried
+        Launches that failed and were given another try, one list for each time.
+    proposed_at, settled_at
+        When, ISO 8601, UTC.
+    settled_in
+        Number of the row that settled it first; tells the order of results.
     """
 
     seq: int
@@ -73,6 +89,14 @@ class Candidate:
     values: list[float] | None = None
     reason: str = ""
     result: str | None = None
+    first_reserved: int = 0
+    expects: str | None = None
+    refused: str = ""
+    approved: bool = False
+    retried: list[list[int]] = field(default_factory=list)
+    proposed_at: str = ""
+    settled_at: str = ""
+    settled_in: int | None = None
 
 
 @dataclass
@@ -85,6 +109,8 @@ class View:
         Sequence number of the last row.
     spent, reserved
         Core-seconds.
+    started_at, changed_at
+        When it began to run, and when its last row was written; ISO 8601, UTC.
     """
 
     campaign: Campaign
@@ -92,6 +118,8 @@ class View:
     reason: str
     head: int
     candidates: dict[int, Candidate]
+    started_at: str = ""
+    changed_at: str = ""
 
     @property
     def spent(self) -> int:
@@ -112,6 +140,18 @@ class View:
     def open(self) -> list[Candidate]:
         """Candidates that are not settled."""
         return [c for c in self.candidates.values() if c.state not in SETTLED]
+
+    def needs_approval(self, candidate: Candidate) -> bool:
+        """Whether a person must agree before this candidate is submitted."""
+        above = self.campaign.approval_above
+        return (above is not None and not candidate.approved
+                and candidate.state is CandidateState.PROPOSED
+                and candidate.reserved > above * 3600)
+
+    def done(self) -> list[Candidate]:
+        """Return the candidates that have values, in the order in which they got them."""
+        found = [c for c in self.candidates.values() if c.values is not None]
+        return sorted(found, key=lambda c: c.settled_in or 0)
 
     def trials(self) -> list[Trial]:
         """Return what a proposer learns from: settled candidates in their order."""
@@ -184,6 +224,7 @@ def view_of(rows: Iterable[Mapping[str, Any]]) -> View:
         if view is None:
             break
         view.head = row["seq"]
+        view.changed_at = row.get("at", "")
         _apply(view, row)
     if view is None:
         raise StoreError("the ledger does not begin with a campaign",
@@ -195,18 +236,30 @@ def _apply(view: View, row: Mapping[str, Any]) -> None:
     body, kind = row["body"], row["kind"]
     if kind == Kind.STATE:
         view.state, view.reason = CampaignState(body["state"]), body["reason"]
-    elif kind == Kind.CANDIDATE:
+        if view.state is CampaignState.RUNNING:
+            view.started_at = view.started_at or row["at"]
+        return
+    if kind == Kind.CANDIDATE:
         view.candidates[row["seq"]] = Candidate(
             row["seq"], body["point"], body["x_hash"], CandidateState.PROPOSED, row["cost"],
-            body["source"])
+            body["source"], first_reserved=row["cost"], expects=body.get("expects"),
+            refused=body.get("refused", ""),
+            proposed_at=row["at"])
+        return
+    candidate = view.candidates[body["candidate"]]
+    if kind == Kind.APPROVED:
+        candidate.approved = True
+    elif kind == Kind.SUBMITTED:
+        candidate.state = CandidateState.SUBMITTED
+        candidate.fw_ids = body["fw_ids"]
+    elif kind == Kind.RETRIED:
+        candidate.reserved += row["cost"]
+        candidate.retried.append(body["launches"])
     else:
-        candidate = view.candidates[body["candidate"]]
-        if kind == Kind.SUBMITTED:
-            candidate.state = CandidateState.SUBMITTED
-            candidate.fw_ids = body["fw_ids"]
-            return
         candidate.spent = body["core_seconds"]
         candidate.values = body["values"]
         candidate.result = body["result"]
         candidate.reason = body["reason"]
         candidate.state = CandidateState(body["state"])
+        candidate.settled_at = row["at"]
+        candidate.settled_in = candidate.settled_in or row["seq"]

@@ -1,0 +1,107 @@
+"""Another try for jobs that failed, and the withdrawal of jobs nobody needs any more."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+def run_again(pad: Any, launches: Sequence[int]) -> list[int]:
+    """Make READY again the fireworks that are FIZZLED with one of these launches.
+
+    Any number of processes may ask for the same at once, and ask again after a crash: a launch
+    is given up once. The job continues in its folder.
+
+    Parameters
+    ----------
+    pad
+        The project's LaunchPad, open.
+    launches
+        Last launches of the fireworks meant.
+
+    Returns
+    -------
+    list of int
+        Fireworks this call made READY.
+    """
+    done = []
+    for launch in pad.launches.find({"launch_id": {"$in": list(launches)}},
+                                    {"launch_id": 1, "fw_id": 1, "launch_dir": 1}):
+        fw_id, current = launch["fw_id"], {"state": "FIZZLED", "launches": launch["launch_id"]}
+        if pad.fireworks.find_one({"fw_id": fw_id, **current}, {"_id": 1}) is None:
+            continue
+        with pad.locked(fw_id):
+            fw = pad.fireworks.find_one({"fw_id": fw_id, **current}, {"launches": 1, "spec": 1})
+            if fw is None:
+                continue
+            folder = fw["spec"].get("_launch_dir") or launch.get("launch_dir")
+            update: dict[str, Any] = {
+                "$set": {"state": "READY", "launches": [], "updated_on": datetime.now(UTC),
+                         **({"spec._launch_dir": folder} if folder else {})},
+                "$push": {"archived_launches": {"$each": fw["launches"]}},
+                "$unset": {"spec._exception_details": "", "spec._reruns": ""}}
+            # The workflow first: should we be killed between the two, the firework still says
+            # FIZZLED, and the same call finds it again.
+            _tell(pad, fw_id, "READY", "RUNNING")
+            pad.fireworks.update_one({"fw_id": fw_id, **current}, update)
+            done.append(fw_id)
+    return done
+
+
+def withdraw(pad: Any, fw_ids: Iterable[int], *, stop_running: bool = False, who: str = "",
+             why: str = "") -> list[int]:
+    """Defuse fireworks that have not started; ask the running ones to stop if wished.
+
+    Parameters
+    ----------
+    pad
+        The project's LaunchPad, open.
+    fw_ids
+        Fireworks of workflows that are not needed any more.
+    stop_running
+        Ask whoever runs one of them to stop, too.
+    who, why
+        Left with a launch that is asked to stop.
+
+    Returns
+    -------
+    list of int
+        Fireworks this call defused.
+    """
+    wanted = list(fw_ids)
+    idle = ["WAITING", "READY", "PAUSED"]
+    done = []
+    for fw in list(pad.fireworks.find({"fw_id": {"$in": wanted}, "state": {"$in": idle}},
+                                      {"fw_id": 1})):
+        fw_id = fw["fw_id"]
+        with pad.locked(fw_id):
+            changed = pad.fireworks.update_one(
+                {"fw_id": fw_id, "state": {"$in": idle}},
+                {"$set": {"state": "DEFUSED", "updated_on": datetime.now(UTC)}})
+            if changed.modified_count:
+                _tell(pad, fw_id, "DEFUSED", None)
+                done.append(fw_id)
+    if stop_running:
+        request = {"who": who, "why": why, "at": datetime.now(UTC).isoformat(),
+                   "restartable": False}
+        pad.launches.update_many(
+            {"fw_id": {"$in": wanted}, "state": "RUNNING", "cancel": {"$exists": False}},
+            {"$set": {"cancel": request}})
+    return done
+
+
+def _tell(pad: Any, fw_id: int, state: str, whole: str | None) -> None:
+    """Write a firework's state into its workflow, as FireWorks' own refresh would."""
+    wf = pad.workflows.find_one({"nodes": fw_id}, {"fw_states": 1})
+    if wf is None:
+        return
+    states = set({**wf["fw_states"], str(fw_id): state}.values())
+    if whole is None:
+        whole = ("RUNNING" if states & {"RUNNING", "READY", "RESERVED"}
+                 else "FIZZLED" if "FIZZLED" in states
+                 else "DEFUSED" if "DEFUSED" in states else "COMPLETED")
+    pad.workflows.update_one({"nodes": fw_id}, {"$set": {
+        f"fw_states.{fw_id}": state, "state": whole, "updated_on": datetime.now(UTC)}})
