@@ -16,6 +16,8 @@ from pymatgen.core import DummySpecies, Element, Structure
 from orionflow.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ase import Atoms
 
 MIN_DISTANCE = 0.5
@@ -29,6 +31,7 @@ _SECOND_LENGTH = ("hcp", "wurtzite")
 _READER_ERRORS = (ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError,
                   ArithmeticError, OSError, RuntimeError)
 _DECIMALS = 6
+_CUBIC_SITES = {"sc": 1, "fcc": 4, "bcc": 2, "diamond": 8}
 
 
 def read_structure(source: str | Path | Structure | Atoms) -> Structure:
@@ -39,8 +42,9 @@ def read_structure(source: str | Path | Structure | Atoms) -> Structure:
     source
         Path of a CIF, POSCAR/CONTCAR (``.vasp``), extended XYZ with a lattice, or pymatgen JSON
         file; or ``"<formula> <prototype> <a in Å> [<c in Å>] [cubic]"`` such as
-        ``"Si diamond 5.43"`` (primitive cell) or ``"Cu fcc 3.615 cubic"``; or a pymatgen
-        Structure or ASE Atoms object.
+        ``"Si diamond 5.43"`` (primitive cell) or ``"Cu fcc 3.615 cubic"``; or
+        ``"Cu24Ni8 fcc 3.57 random [seed]"``, a random alloy of that many atoms (see
+        `random_alloy`); or a pymatgen Structure or ASE Atoms object.
 
     Returns
     -------
@@ -254,6 +258,8 @@ def _prototype(source: str, words: list[str]) -> Structure:
 
     formula, prototype, *rest = words
     prototype = prototype.lower()
+    if "random" in [w.lower() for w in rest]:
+        return _random_alloy(source, formula, prototype, rest)
     cubic = bool(rest) and rest[-1].lower() == "cubic"
     numbers = rest[:-1] if cubic else rest
     most = 2 if prototype in _SECOND_LENGTH else 1
@@ -273,6 +279,68 @@ def _prototype(source: str, words: list[str]) -> Structure:
     except (ValueError, RuntimeError, KeyError, NotImplementedError) as error:
         raise InputError(f"structure {source!r}: {error}", hint=usage) from error
     return _from_ase(atoms, f"structure {source!r}")
+
+
+def random_alloy(amounts: Mapping[str, int], prototype: str, a: float, seed: int = 0) -> Structure:
+    """Return a cubic-cell lattice with the elements on random sites.
+
+    With the same seed neighbouring compositions differ in few sites: what is computed from them
+    is as smooth in the composition as so small a cell can be.
+
+    Parameters
+    ----------
+    amounts
+        Atoms of each element; together as many as fill whole cubic cells.
+    prototype
+        ``sc``, ``fcc``, ``bcc`` or ``diamond``.
+    a
+        Lattice constant of the cubic cell, Å.
+    seed
+        Of the permutation of sites.
+
+    Raises
+    ------
+    InputError
+        The number of atoms fills no block of cubic cells, or another prototype.
+    """
+    if prototype not in _CUBIC_SITES:
+        raise InputError(f"a random alloy on {prototype!r} is not known",
+                         hint=f"known: {', '.join(_CUBIC_SITES)}")
+    from ase.build import bulk
+
+    total, sites = sum(amounts.values()), _CUBIC_SITES[prototype]
+    if total % sites or not total:
+        raise InputError(f"{total} atoms fill no whole number of cubic {prototype} cells",
+                         hint=f"take a multiple of {sites}: {sites * 8} for 2 x 2 x 2 cells")
+    atoms = bulk(next(iter(amounts)), prototype, a=a, cubic=True) * _block(total // sites)
+    order = np.random.default_rng(seed).permutation(total)
+    symbols = [element for element, count in amounts.items() for _ in range(count)]
+    placed = dict(zip(order.tolist(), symbols, strict=True))
+    atoms.set_chemical_symbols([placed[i] for i in range(total)])
+    return _from_ase(atoms, "the alloy")
+
+
+def _block(cells: int) -> tuple[int, int, int]:
+    """Return the most cube-like block of so many cells."""
+    blocks = [(x, y, cells // (x * y)) for x in range(1, cells + 1) if cells % x == 0
+              for y in range(x, cells + 1) if (cells // x) % y == 0 and cells // (x * y) >= y]
+    return min(blocks, key=sum)
+
+
+def _random_alloy(source: str, formula: str, prototype: str, rest: list[str]) -> Structure:
+    usage = "write 'Cu24Ni8 fcc <a in Å> random [seed]'"
+    _check_formula(formula, source)
+    try:
+        a, word, *seed = rest
+        length, number = float(a), int(seed[0]) if seed else 0
+    except ValueError as error:
+        raise InputError(f"structure {source!r}: {error}", hint=usage) from error
+    if word.lower() != "random" or len(seed) > 1 or number < 0 or not 0 < length < math.inf:
+        raise InputError(f"structure {source!r} is no random alloy", hint=usage)
+    amounts: dict[str, int] = {}
+    for element, count in re.findall(r"([A-Z][a-z]?)(\d*)", formula):
+        amounts[element] = amounts.get(element, 0) + int(count or 1)
+    return random_alloy({e: n for e, n in amounts.items() if n}, prototype, length, number)
 
 
 def _check_formula(formula: str, source: str) -> None:
