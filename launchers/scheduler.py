@@ -57,6 +57,18 @@ class Scheduler:
             raise _failed(done)
         return slurm.parse_squeue(done.stdout)
 
+    def cancel(self, job_ids: Sequence[str]) -> None:
+        """Cancel jobs; those that are over already are no error.
+
+        Raises
+        ------
+        LaunchError
+            Slurm does not answer, or the jobs are somebody else's.
+        """
+        done = _run(slurm.scancel_command(job_ids, program=self.program("scancel")))
+        if done.returncode != 0 and not slurm.unknown_to_squeue(done.stderr):
+            raise _failed(done)
+
     def fate(self, job_id: str, restarts: int = 0) -> Fate:
         """Return whether a job's processes may still be alive.
 
