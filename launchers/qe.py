@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orionflow.errors import CodeError
 from orionflow.launchers.context import JobContext, job_context
-from orionflow.launchers.custodian.handlers_qe import ph_rules, pw_rules
+from orionflow.launchers.custodian.handlers_qe import late_end, ph_rules, pw_rules
 from orionflow.launchers.custodian.jobs import CodeJob
 from orionflow.launchers.custodian.qe_base import QeRun, patterns
+from orionflow.launchers.custodian.qe_continue import go_on, holds_last_step
 from orionflow.launchers.custodian.qe_walltime import max_seconds
+from orionflow.launchers.custodian.rules import read_text
 from orionflow.launchers.custodian.watch import DeadlineMonitor, FrozenMonitor
 from orionflow.launchers.mpi import mpi_command
 from orionflow.launchers.preflight_qe import Problem, check_ph, check_pw
 from orionflow.launchers.qe_input import edit_input, read_input
 from orionflow.launchers.qe_output import read_xml
-from orionflow.launchers.run import earlier_stop, run_code
+from orionflow.launchers.record import Correction
+from orionflow.launchers.run import RECORD_FILE, earlier_stop, run_code
 from orionflow.launchers.run_state import Failure, RunState, hash_inputs, write_state
 
 if TYPE_CHECKING:
@@ -94,11 +98,12 @@ def _run(code: str, directory: str | Path, input_file: str, output_file: str,
                   environment=environment, stale=stale, inputs=[input_file], watched=watched,
                   also=["CRASH"], monitors=monitors(deadline, None))
     run = QeRun(folder=folder, input_file=input_file, job=job)
-    continued = resume(run, given)
+    resumed = resume(run, given)
     own = found.number(group, "max_seconds", max_seconds(left))
     edit_input(run.input_path, {group: {"max_seconds": min(own, max_seconds(left))}})
     return run_code(job, rules(run), context, executable=executable, directory=folder,
-                    deadline=deadline, inputs=given, continued=continued)
+                    deadline=deadline, inputs=given, continued=resumed.continued,
+                    corrected=resumed.corrections, note=late_end)
 
 
 def monitors(deadline: float | None, frozen_after: float | None) -> list[Monitor]:
@@ -128,13 +133,63 @@ def refuse(problem: Problem, folder: Path, executable: str) -> CodeError:
                      transient=problem.transient)
 
 
-def resume(run: QeRun, given: dict[str, str]) -> int:
-    """Set up a restart when an earlier launch of this input was stopped; return how many."""
-    earlier = earlier_stop(run.folder, given, ["QE_WALLTIME"])
-    if earlier is None or earlier.failure is None or read_xml(run.xml_path) is None:
-        return 0
+# Stopped from outside in an earlier launch: files and steps up to then are good.
+_STOPS = ("QE_WALLTIME", "QE_KILLED", "CODE_FROZEN", "QE_OUT_OF_MEMORY")
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What an earlier launch of the same input left to go on from.
+
+    Attributes
+    ----------
+    continued
+        Launches that are continued.
+    corrections
+        The last structure put into the input, where pw.x could not restart by itself.
+    """
+
+    continued: int = 0
+    corrections: tuple[Correction, ...] = ()
+
+
+def resume(run: QeRun, given: dict[str, str]) -> Resumed:
+    """Let a run go on where an earlier launch of its input was stopped.
+
+    Only files written by that launch count: pw.x takes the atoms of a restart from the XML, and
+    that of another run in the same outdir may hold another structure.
+    """
+    earlier = earlier_stop(run.folder, given, _STOPS)
+    if earlier is None:
+        return Resumed()
+    failure = earlier.failure
+    output = read_text(run.folder / run.job.stdout)
+    restarted = None
     if "inputph" in run.input.namelists:
-        edit_input(run.input_path, {"inputph": {"recover": True}})
-    else:
-        edit_input(run.input_path, {"control": {"restart_mode": "restart"}})
-    return earlier.continued + 1
+        restarted = {"inputph": {"recover": True}} if read_xml(run.xml_path) is not None else {}
+    elif _written_by(run, earlier) and (
+            # Its own clock leaves everything whole; a signal may come in the midst of writing.
+            (failure is not None and failure.failure_id == "QE_WALLTIME")
+            or holds_last_step(run, output)):
+        restarted = {"control": {"restart_mode": "restart"}}
+    if restarted is not None:
+        edit_input(run.input_path, restarted)
+        return Resumed(earlier.continued + 1 if restarted else 0)
+    changes = go_on(run, output)
+    if not changes:
+        return Resumed()
+    return Resumed(earlier.continued + 1, (Correction(
+        attempt=1, failure_id=failure.failure_id if failure else "QE_KILLED", handler="resume",
+        evidence=failure.evidence if failure else "an earlier launch was ended from outside",
+        changes=changes),))
+
+
+def _written_by(run: QeRun, launch: RunState) -> bool:
+    """Whether the XML in outdir is whole and from that launch, or from one it continued."""
+    if read_xml(run.xml_path) is None:
+        return False
+    if launch.continued:
+        return True
+    begun = (launch.record.started_at.timestamp() if launch.record is not None else
+             (run.folder / RECORD_FILE).stat().st_mtime)
+    return run.xml_path.stat().st_mtime >= begun

@@ -14,6 +14,7 @@ from orionflow.errors import InputError
 from orionflow.units import BOHR_ANGSTROM
 
 if TYPE_CHECKING:
+    import xml.etree.ElementTree as ET
     from collections.abc import Callable
 
     from numpy.typing import NDArray
@@ -86,6 +87,26 @@ def read_geometry(found: QeInput) -> Geometry:
     alat, cell = _cell(found)
     labels, positions = _positions(found, alat, cell)
     return Geometry(cell=cell, labels=labels, positions=positions)
+
+
+def xml_geometry(root: ET.Element | None) -> Geometry | None:
+    """Return the structure an XML ends with; None when it tells of none."""
+    structure = root.find("output/atomic_structure") if root is not None else None
+    if structure is None:
+        return None
+    atoms = structure.findall("atomic_positions/atom")
+    try:
+        cell, positions = (
+            np.array([[float(x) for x in (row.text or "").split()] for row in rows])
+            * BOHR_ANGSTROM
+            for rows in ([e for e in structure.findall("cell/*") if e.tag in {"a1", "a2", "a3"}],
+                         atoms))
+    except ValueError:
+        return None
+    if cell.shape != (3, 3) or positions.shape != (len(atoms), 3):
+        return None
+    return Geometry(cell=cell, labels=tuple(a.get("name") or "" for a in atoms),
+                    positions=positions)
 
 
 def _cell(found: QeInput) -> tuple[float, NDArray[np.float64]]:

@@ -218,14 +218,16 @@ def changed_text(before: QeInput, wanted: Mapping[str, Mapping[str, Any]]) -> st
 
 def replace_card(path: Path, name: str, option: str, lines: list[str]) -> None:
     """Replace a card, or add it at the end."""
-    found = read_input(path)
+    write_whole(path, with_card(read_input(path), name, option, lines))
+
+
+def with_card(found: QeInput, name: str, option: str, lines: list[str]) -> str:
+    """Return the text of an input with another card, which is added at the end if it is new."""
     body = "\n".join([f"{name} {{{option}}}" if option else name, *lines]) + "\n"
     card = found.cards.get(name)
     if card is None:
-        text = found.text.rstrip("\n") + "\n" + body
-    else:
-        text = found.text[:card.start] + body + found.text[card.end:]
-    write_whole(path, text)
+        return found.text.rstrip("\n") + "\n" + body
+    return found.text[:card.start] + body + found.text[card.end:]
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orionflow.errors import InputError
-from orionflow.launchers.custodian.handlers_qe import ph_rules, pw_rules, tool_rules
+from orionflow.launchers.custodian.handlers_qe import late_end, ph_rules, pw_rules, tool_rules
 from orionflow.launchers.custodian.jobs import CodeJob
 from orionflow.launchers.custodian.qe_base import QeRun, patterns
 from orionflow.launchers.custodian.qe_walltime import max_seconds
-from orionflow.launchers.qe import monitors, resume
+from orionflow.launchers.qe import Resumed, monitors, resume
 from orionflow.launchers.qe_input import QeInput, edit_input, read_input, replace_card
 from orionflow.launchers.run import run_code
 from orionflow.launchers.run_state import hash_inputs
@@ -55,14 +55,20 @@ def run_step(folder: Path, step: Step, context: JobContext, *, environment: Mapp
                   monitors=monitors(deadline, frozen_after))
     run = QeRun(folder=folder, input_file=step.input_file, job=job)
     given = hash_inputs(folder, [step.input_file])
-    continued = 0
+    resumed = Resumed()
     if step.code in {"pw.x", "ph.x"} and found is not None:
-        continued = resume(run, given)
+        resumed = resume(run, given)
+        if resumed.continued:
+            say(f"  goes on where an earlier launch was stopped ({resumed.continued} so far)")
+        for correction in resumed.corrections:
+            for change in correction.changes:
+                say(f"  {change}")
         for change in _prepare(run, deadline):
             say(f"  prepared: {change}")
     rules = {"pw.x": pw_rules, "ph.x": ph_rules}.get(step.code, tool_rules)(run)
     return run_code(job, rules, context, executable=_executable(step), directory=folder,
-                    deadline=deadline, inputs=given, continued=continued,
+                    deadline=deadline, inputs=given, continued=resumed.continued,
+                    corrected=resumed.corrections, note=late_end,
                     on_correction=on_correction)
 
 

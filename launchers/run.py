@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import socket
+import warnings
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from orionflow.launchers.context import JobContext
     from orionflow.launchers.custodian.jobs import CodeJob
-    from orionflow.launchers.custodian.rules import Rule
+    from orionflow.launchers.custodian.rules import Attempt, Rule
 
 __all__ = ["RECORD_FILE", "earlier_stop", "run_code"]
 
@@ -39,6 +40,8 @@ __all__ = ["RECORD_FILE", "earlier_stop", "run_code"]
 def run_code(job: CodeJob, rules: Sequence[Rule], context: JobContext, *,
              executable: str, directory: Path, deadline: float | None = None,
              inputs: dict[str, str] | None = None, continued: int = 0,
+             corrected: Sequence[Correction] = (),
+             note: Callable[[Attempt], str | None] | None = None,
              on_correction: Callable[[dict[str, Any]], None] | None = None) -> RunRecord:
     """Run a code until its result passes all rules, or no rule can help any more.
 
@@ -61,6 +64,11 @@ def run_code(job: CodeJob, rules: Sequence[Rule], context: JobContext, *,
         unless given.
     continued
         Earlier launches of the same input that this one continues.
+    corrected
+        Corrections those launches made to what is run now.
+    note
+        Given by a code whose rules judge every end: a return code no rule takes for a failure
+        does not refuse the result; what this says of the last attempt is kept beside it.
     on_correction
         Told of each correction as it is made: the fields of `Correction`.
 
@@ -80,11 +88,13 @@ def run_code(job: CodeJob, rules: Sequence[Rule], context: JobContext, *,
     handler = RuleHandler(
         job=job, rules=rules, deadline=context.deadline if deadline is None else deadline,
         budget=context.settings.max_corrections, on_correction=on_correction,
+        corrections=[c.model_dump() for c in corrected],
     )
     custodian = Custodian(
         [handler], [job], validators=[RuleValidator(handler)],
         # The handler keeps the budget: Custodian would correct once more and then not run.
         max_errors=context.settings.max_corrections + 2, directory=str(directory),
+        terminate_on_nonzero_returncode=note is None,
     )
     names = list(job.inputs)
     state = RunState(
@@ -97,8 +107,12 @@ def run_code(job: CodeJob, rules: Sequence[Rule], context: JobContext, *,
     problem: Exception | None = None
     state.state = "interrupted"
     try:
-        custodian.run()
+        with warnings.catch_warnings():  # of return codes; the note below says it better
+            warnings.filterwarnings("ignore", "subprocess returned a non-zero return code")
+            custodian.run()
         state.state = "done"
+        said = note(handler.attempt(str(directory))) if note is not None else None
+        state.notes = [said] if said else []
     except CustodianError as error:
         problem = error
         state.state = "failed"
@@ -120,7 +134,7 @@ def run_code(job: CodeJob, rules: Sequence[Rule], context: JobContext, *,
         # On a full disk the failure itself is more important than its record.
         with suppress(OSError):
             write_state(directory, state)
-            if state.corrections or state.failure is not None:
+            if state.corrections or state.notes or state.failure is not None:
                 (directory / STORY_FILE).write_text(story(state))
             else:
                 (directory / STORY_FILE).unlink(missing_ok=True)
@@ -172,7 +186,8 @@ def _failure(handler: RuleHandler, problem: Exception) -> Failure:
     mode = CATALOGUE.get(failure_id, CATALOGUE["CODE_UNKNOWN"])
     rule = found.rule if found else None
     return Failure(
-        failure_id=failure_id, title=mode.title, evidence=evidence.strip(),
+        failure_id=failure_id, title=getattr(rule, "title", None) or mode.title,
+        evidence=evidence.strip(),
         advice=getattr(rule, "advice", None) or mode.advice,
         transient=getattr(rule, "transient", mode.transient), exhausted=bool(handler.corrections),
     )

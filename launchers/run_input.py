@@ -343,6 +343,9 @@ def _run_step(folder: Path, step: Step, settings: Settings, machine: MachineProf
     finally:
         _keep_record(folder, step)
     attempts = f" in attempt {record.attempts}" if record.corrections else ""
+    state = read_state(folder)
+    for note in state.notes if state is not None else []:
+        say(f"{step.stem}: note: {note}")
     say(f"{step.stem}: done{attempts}, {record.wall_seconds:.1f} s")
     return Outcome(Exit.DONE, "")
 

@@ -50,6 +50,8 @@ class RunState(BaseModel):
         sha256 of each input file as it was given, before any correction.
     inputs_now
         The same after the last correction.
+    notes
+        What is odd about a result that passed all checks.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -60,6 +62,7 @@ class RunState(BaseModel):
     inputs_now: dict[str, str] = Field(default_factory=dict)
     continued: int = 0
     corrections: list[Correction] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
     failure: Failure | None = None
     record: RunRecord | None = None
 
@@ -107,6 +110,7 @@ def story(state: RunState) -> str:
     if state.state == "done":
         attempts = state.record.attempts if state.record else 1
         lines.append(f"Finished; the result passed all checks in attempt {attempts}.")
+        lines += [f"\nNote: {note}." for note in state.notes]
     elif state.failure is not None:
         tried = "Corrections did not help" if state.failure.exhausted else "Not corrected"
         lines += [f"Failed: {state.failure.failure_id}, {state.failure.title}.", "",

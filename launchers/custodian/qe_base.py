@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orionflow.errors import InputError
 from orionflow.launchers.qe_input import QeInput, edit_input, read_input
 from orionflow.launchers.qe_output import read_xml
 
 if TYPE_CHECKING:
     import xml.etree.ElementTree as ET
     from collections.abc import Mapping
-    from pathlib import Path
 
     from orionflow.launchers.custodian.jobs import CodeJob
 
@@ -50,6 +51,17 @@ class QeRun:
     def environment(self) -> Mapping[str, str]:
         """Variables of the code."""
         return {**os.environ, **self.job.environment}
+
+    @property
+    def program(self) -> str:
+        """Name of the executable, as far as command and input tell."""
+        name = next((Path(word).name for word in self.job.command if word.endswith(".x")), None)
+        if name is not None:
+            return name
+        try:
+            return "ph.x" if "inputph" in self.input.namelists else "pw.x"
+        except InputError:
+            return "the code"
 
     @property
     def outdir(self) -> Path:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orionflow.launchers.custodian.common import ending_signal, memory_line
+from orionflow.launchers.custodian.qe_continue import go_on
 from orionflow.launchers.mpi_ranks import pool_option, rank_count
 from orionflow.launchers.qe_output import error_box, line_with
 
@@ -97,12 +98,18 @@ class OddElectrons:
 
     run: QeRun
     failure_id: str = "QE_SMEARING_NEEDED"
+    title: str | None = None
     advice: str | None = None
 
     def find(self, attempt: Attempt) -> str | None:
         """Look for the box of electrons."""
         box = error_box(attempt.stdout)
-        return str(box) if box is not None and "smearing is needed" in str(box) else None
+        if box is None or "smearing is needed" not in str(box):
+            return None
+        occupations = str(self.run.input.get("system", "occupations", "fixed")).strip().lower()
+        if occupations != "fixed":
+            self.title = f"the charge does not add up with occupations = '{occupations}'"
+        return str(box)
 
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:  # noqa: ARG002  Rule's signature
         """Smear the occupations, unless the k-points are at fault."""
@@ -152,15 +159,17 @@ class FermiLevel:
         """Look for the box of efermig."""
         box = error_box(attempt.stdout)
         return str(box) if box is not None and re.search(
-            r"cannot bracket Ef|efermi[gt]", str(box)) else None
+            r"cannot bracket Ef|efermi[gt]|bad Fermi energy", str(box)) else None
 
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:
-        """More bands, then cold smearing in place of Methfessel-Paxton."""
+        """As many bands as pw.x itself takes; cold smearing in place of Methfessel-Paxton."""
         if times > 1:
             return None
         kind = str(self.run.input.get("system", "smearing", "gaussian")).lower()
         if times == 0 and kind.startswith(("m-p", "mp", "meth")):
             return self.run.edit(system={"smearing": "mv"})
+        if times == 0 and self.run.input.number("system", "nbnd", 0):
+            return self.run.edit(system={"nbnd": 0})
         return more_bands(self.run, attempt)
 
 
@@ -188,9 +197,9 @@ class OutOfMemory:
         if "inputph" in found.namelists:
             return None
         if times == 0 and ending_signal(attempt.returncode, attempt.stderr) is not None:
-            return []
+            return go_on(self.run, attempt.stdout)
         solver = str(found.get("electrons", "diagonalization", "david")).strip().lower()
-        if solver.startswith("david") and found.number("electrons", "diago_david_ndim", 4) > 2:  # noqa: PLR2004
+        if solver.startswith("david") and found.number("electrons", "diago_david_ndim", 2) > 2:  # noqa: PLR2004
             changes = self.run.edit(electrons={"diago_david_ndim": 2})
             if changes:
                 return changes
@@ -201,6 +210,7 @@ class OutOfMemory:
 class Crash:
     """A segmentation fault or the like, without a word."""
 
+    run: QeRun
     failure_id: str = "QE_CRASHED"
 
     def find(self, attempt: Attempt) -> str | None:
@@ -212,9 +222,9 @@ class Crash:
             return ended[1]
         return line_with(attempt.stderr, r"Program received signal SIG\w+")
 
-    def fix(self, attempt: Attempt, times: int) -> list[str] | None:  # noqa: ARG002
-        """Once more, unchanged."""
-        return [] if times == 0 else None
+    def fix(self, attempt: Attempt, times: int) -> list[str] | None:
+        """Once more, unchanged; a relaxation from its last step."""
+        return go_on(self.run, attempt.stdout) if times == 0 else None
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orionflow.launchers.custodian.qe_continue import RELAX, continue_from_output
 from orionflow.launchers.qe_output import error_box, is_finished, line_with, read_xml
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 _ENOSPC = re.compile(r"^.*(?:No space left on device|Disk quota exceeded).*$", re.MULTILINE)
 _LEAST_FREE = 64 * 1024  # bytes: below it a disk counts as full
 _NEEDS_PARENT = ("nscf", "bands")
+_STEP_FILE = r"file = '[^']*\.(?:bfgs|update|md|fire)'"
 
 
 @dataclass
@@ -118,6 +121,8 @@ class BrokenWavefunctions:
         found = line_with(attempt.stderr, r"file = '[^']*(?:wfc|\.mix)[^']*'")
         if found is None and "At line" in attempt.stderr:
             found = line_with(attempt.stderr, r"Fortran runtime error: (?:Unformatted|End of file)")
+            if line_with(attempt.stderr, _STEP_FILE):
+                return None
         return found
 
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:
@@ -140,6 +145,31 @@ class BrokenWavefunctions:
             if changes:
                 return changes
         return _from_scratch(self.run, attempt, times - 1)
+
+
+@dataclass
+class BrokenRestart:
+    """What a relaxation keeps of its steps can't be read; its structures are in the output."""
+
+    run: QeRun
+    failure_id: str = "QE_RESTART_BROKEN"
+
+    def find(self, attempt: Attempt) -> str | None:
+        """Look for gfortran's words about one of these files."""
+        if is_finished(attempt.stdout):
+            return None
+        return line_with(attempt.stderr, _STEP_FILE)
+
+    def fix(self, attempt: Attempt, times: int) -> list[str] | None:
+        """Without these files, from the last structure that is known."""
+        if times > 0 or self.run.input.calculation not in RELAX:
+            return None
+        changes = self.run.edit(control={"restart_mode": "from_scratch"})
+        for file in sorted(self.run.outdir.glob(f"{glob.escape(self.run.input.prefix)}.*")):
+            if file.suffix in {".bfgs", ".update"}:
+                file.replace(file.with_name(f"{file.name}.damaged"))
+                changes.append(f"moved away: {file.name}")
+        return changes + continue_from_output(self.run, attempt.stdout)
 
 
 @dataclass
@@ -178,7 +208,7 @@ class ResultMissing:
         return [] if times == 0 else None
 
 
-def _from_scratch(run: QeRun, attempt: Attempt, times: int) -> list[str] | None:  # noqa: ARG001
+def _from_scratch(run: QeRun, attempt: Attempt, times: int) -> list[str] | None:
     if times > 0:
         return None
     found = run.input
@@ -187,6 +217,8 @@ def _from_scratch(run: QeRun, attempt: Attempt, times: int) -> list[str] | None:
         if found.get("electrons", key) == "file":
             wanted.setdefault("electrons", {})[key] = default
     changes = run.edit(**wanted)
+    if found.calculation in RELAX:
+        changes += continue_from_output(run, attempt.stdout)
     if run.save.is_dir():
         away = run.save.with_name(f"{run.save.name}.damaged")
         shutil.rmtree(away, ignore_errors=True)

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orionflow.errors import InputError
-from orionflow.launchers.qe_input import replace_card
+from orionflow.launchers.custodian.qe_continue import RELAX, continue_from_output
 from orionflow.launchers.qe_output import (
     error_box,
     is_finished,
-    last_block,
     last_stress,
     line_with,
     read_xml,
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from orionflow.launchers.custodian.rules import Attempt
     from orionflow.launchers.qe_input import QeInput
 
-_RELAX = ("relax", "vc-relax")
 _FORCE_SLACK = 1.05
 _FINAL_SCF = "Final scf calculation at the relaxed structure"
 
@@ -40,7 +38,7 @@ class StepsUsedUp:
 
     def find(self, attempt: Attempt) -> str | None:
         """Look for the text; for a dynamics it is the normal end."""
-        if self.run.input.calculation not in _RELAX:
+        if self.run.input.calculation not in RELAX:
             return None
         return line_with(attempt.stdout, r"The maximum number of steps has been reached")
 
@@ -118,7 +116,7 @@ class AtomSymmetry:
 
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:
         """Go on from the last positions; then without symmetry."""
-        if self.run.input.calculation not in _RELAX:
+        if self.run.input.calculation not in RELAX:
             return self.run.edit(system={"nosym": True}) or None
         return _without_symmetry(self.run, attempt, times)
 
@@ -128,11 +126,11 @@ class RelaxNotDone:
     """It ended with success and without a relaxed structure."""
 
     run: QeRun
-    failure_id: str = "QE_RELAX_UNFINISHED"
+    failure_id: str = "QERELAX_UNFINISHED"
 
     def find(self, attempt: Attempt) -> str | None:
         """Look for the final coordinates and the flag in the XML."""
-        if self.run.input.calculation not in _RELAX or not is_finished(attempt.stdout):
+        if self.run.input.calculation not in RELAX or not is_finished(attempt.stdout):
             return None
         if "Begin final coordinates" not in attempt.stdout:
             return "no `Begin final coordinates` in the output"
@@ -158,7 +156,7 @@ class ForcesLeft:
     def find(self, attempt: Attempt) -> str | None:
         """Compare the forces with their threshold."""
         found = self.run.input
-        if found.calculation not in _RELAX or not is_finished(attempt.stdout):
+        if found.calculation not in RELAX or not is_finished(attempt.stdout):
             return None
         threshold = found.number("control", "forc_conv_thr", 1e-3)
         largest = largest_free_force(self.run)
@@ -274,26 +272,6 @@ def largest_free_force(run: QeRun) -> float | None:
                 continue
             largest = max(largest, abs(force[k]))
     return largest
-
-
-def continue_from_output(run: QeRun, text: str) -> list[str]:
-    """Put the last cell and positions of a relaxation into its input; nothing else changes."""
-    found = run.input
-    positions = last_block(text, "ATOMIC_POSITIONS")
-    count = int(found.number("system", "nat", 0))
-    if positions is None or len(positions[1]) != count:
-        return []
-    changes = []
-    cell = last_block(text, "CELL_PARAMETERS")
-    if found.calculation == "vc-relax" and cell is not None and len(cell[1]) == 3:  # noqa: PLR2004
-        if found.number("system", "ibrav", 0) != 0:
-            changes += run.edit(system={"ibrav": 0})
-        unit = re.sub(r"\s*=.*", "", cell[0]) or "alat"
-        replace_card(run.input_path, "CELL_PARAMETERS", unit, ["  " + x for x in cell[1]])
-        changes.append("CELL_PARAMETERS: the last cell of the run")
-    replace_card(run.input_path, "ATOMIC_POSITIONS", positions[0], ["  " + x for x in positions[1]])
-    changes.append("ATOMIC_POSITIONS: the last positions of the run")
-    return changes
 
 
 def _without_symmetry(run: QeRun, attempt: Attempt, times: int) -> list[str] | None:

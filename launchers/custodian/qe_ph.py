@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from orionflow.launchers.custodian.rules import Attempt
 
 
+def known_end(text: str) -> bool:
+    """Whether an output says why ph.x ended without a full result."""
+    return line_with(text, r"No convergence has been achieved|Maximum CPU time exceeded|"
+                     r"Program stopped by user request") is not None
+
+
 @dataclass
 class ResponseNotConverged:
     """The self-consistent response did not converge within niter_ph."""

@@ -85,6 +85,38 @@ class SilentMetal:
 
 
 @dataclass
+class TooFewBandsRead:
+    """Fewer bands than electrons fill, which pw.x accepts after an SCF: nscf and bands."""
+
+    run: QeRun
+    failure_id: str = "QE_TOO_FEW_BANDS"
+
+    def find(self, attempt: Attempt) -> str | None:
+        """Compare places with electrons."""
+        if not is_finished(attempt.stdout):
+            return None
+        structure = self.run.xml()
+        structure = structure.find("output/band_structure") if structure is not None else None
+        if structure is None:
+            return None
+        electrons = _number(structure.findtext("nelec") or "")
+        both = [_number(structure.findtext(f"nbnd_{spin}") or "") for spin in ("up", "dw")]
+        bands = _number(structure.findtext("nbnd") or "")
+        if math.isfinite(sum(both)):
+            places = sum(both)
+        else:
+            places = bands if (structure.findtext("noncolin") or "").strip() == "true" else (
+                2 * bands)
+        if not electrons - places > 1e-6:  # noqa: PLR2004  also when a number is missing
+            return None
+        return f"bands for {places:g} electrons, but there are {electrons:g}"
+
+    def fix(self, attempt: Attempt, times: int) -> list[str] | None:  # noqa: ARG002
+        """Back to the default number of bands."""
+        return (self.run.edit(system={"nbnd": 0}) or None) if times == 0 else None
+
+
+@dataclass
 class TopBandOccupied:
     """The last band holds electrons: others are missing above it."""
 

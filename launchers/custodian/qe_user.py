@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from orionflow.launchers.qe_output import error_box
 
 if TYPE_CHECKING:
+    from orionflow.launchers.custodian.qe_base import QeRun
     from orionflow.launchers.custodian.rules import Attempt
 
 # Pattern in "routine (code): message", then failure id. The first that fits counts.
@@ -49,7 +50,9 @@ ADVICE: tuple[tuple[str, str], ...] = (
 class UserError:
     """A box that names a mistake in the input or its files."""
 
+    run: QeRun
     failure_id: str = "QE_INPUT_REFUSED"
+    title: str | None = None
     advice: str | None = None
 
     def find(self, attempt: Attempt) -> str | None:
@@ -57,13 +60,18 @@ class UserError:
         box = error_box(attempt.stdout)
         if box is None:
             return None
+        self.title = None
+        code = self.run.program
         text = str(box).removeprefix("Error in routine ")
         self.advice = next((words for pattern, words in ADVICE if re.search(pattern, text)), None)
         for pattern, failure_id in USER_ERRORS:
             if re.search(pattern, text, re.IGNORECASE):
                 self.failure_id = failure_id
+                if failure_id == "QE_INPUT_REFUSED":
+                    self.title = f"the input asks for what {code} can't do"
                 return str(box)
         self.failure_id = "QE_ERROR"
+        self.title = f"{code} stopped with an error that has no known remedy"
         return str(box)
 
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:  # noqa: ARG002

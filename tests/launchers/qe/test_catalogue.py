@@ -40,6 +40,11 @@ FIRST_CHANGE = {
     "QE_POOLS": "-nk on the command line: 3 -> 2",
     "QE_WALLTIME": "max_seconds: 1 -> 60",
     "QE_KILLED": "run again unchanged",
+    "QE_CRASHED": "run again unchanged",
+    "QE_MESSAGE_LOST": "run again unchanged",
+    "QE_FERMI_LEVEL": "nbnd: 3 -> 0",
+    "QE_RESTART_BROKEN": "restart_mode: restart -> from_scratch",
+    "QE_OUT_OF_MEMORY": "diagonalization: (default) -> cg",
     "PH_NOT_CONVERGED": "recover: (default) -> .true.",
     "PH_EPSIL_METAL": "epsil: .true. -> .false.",
 }
