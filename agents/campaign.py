@@ -15,7 +15,7 @@ from orionflow.agents.ledger import BehindError, Ledger
 from orionflow.agents.proposers import get_proposer
 from orionflow.agents.status import CampaignStatus, status_of
 from orionflow.agents.step import AdvanceReport, Step, write_down
-from orionflow.errors import InputError, StoreError
+from orionflow.errors import InputError, OrionflowError, StoreError
 from orionflow.launchers.launchpad import open_launchpad
 from orionflow.workflows.compile import compile_flow, project_of
 
@@ -261,19 +261,37 @@ class Campaigns:
         return Step(self.ledger, self.pad, self.project, name, who).run()
 
     def advance_all(self, who: str) -> list[AdvanceReport]:
-        """Advance every campaign that runs, or has ended and still has work under way."""
+        """Advance every campaign that runs, or has ended and still has work under way.
+
+        One that can't be advanced stops no other: its report has an ``error``.
+
+        Raises
+        ------
+        StoreError
+            MongoDB can't be reached.
+        """
+        found = []
+        for name in self.active():
+            try:
+                found.append(self.advance(name, who))
+            except OrionflowError as error:
+                if error.transient:
+                    raise
+                view = self.ledger.view(name)
+                found.append(AdvanceReport(name, view.state.value, view.reason, error=str(error)))
+        return found
+
+    def active(self) -> list[str]:
+        """Return the campaigns an `advance` may find something to do for."""
         found = []
         for name in self.names():
             view = self.ledger.view(name)
             recent = view.changed_at and (
                 datetime.now(UTC) - datetime.fromisoformat(view.changed_at) < _LATE)
-            if view.state is CampaignState.DRAFT or (
-                    view.state in ENDED and not view.open and not recent):
-                continue
-            found.append(self.advance(name, who))
+            if view.state is not CampaignState.DRAFT and (
+                    view.state not in ENDED or view.open or recent):
+                found.append(name)
         return found
-
-
 
 
 def _samples(campaign: Campaign) -> list[Point]:

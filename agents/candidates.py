@@ -52,12 +52,16 @@ def fill(campaign: Campaign, point: Point) -> tuple[str, dict[str, Any]]:
         In canonical form, see `Space.check`.
     """
     structure = "".join(
-        literal + ("" if name is None else number_text(lookup(point, name)))
+        literal + ("" if name is None else number_text(_value(point, name)))
         for literal, name, _, _ in Formatter().parse(campaign.mapping.structure))
     parameters = dict(campaign.mapping.parameters)
     for parameter, name in campaign.mapping.variables.items():
-        parameters[parameter] = point[name] if name in point else lookup(point, name)
+        parameters[parameter] = _value(point, name)
     return structure, parameters
+
+
+def _value(point: Point, name: str) -> Any:
+    return point[name] if name in point else lookup(point, name)
 
 
 def number_text(value: float | str | dict[str, float]) -> str:

@@ -45,6 +45,8 @@ class AdvanceReport:
         Candidates a person must agree to first.
     changed
         Whether the campaign's state is another one than before.
+    error
+        Why the step could not be made (only where others were to be made all the same).
     """
 
     name: str
@@ -57,6 +59,7 @@ class AdvanceReport:
     retried: list[int] = field(default_factory=list)
     withdrawn: list[int] = field(default_factory=list)
     awaiting_approval: list[int] = field(default_factory=list)
+    error: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""

@@ -218,3 +218,19 @@ def _subset(count: int, losses: FloatArray, seed: int) -> NDArray[np.int64]:
     best = order[:_FIT_POINTS // 3]
     rest = np.random.default_rng(seed).permutation(order[_FIT_POINTS // 3:])
     return np.sort(np.concatenate([best, rest[:_FIT_POINTS - len(best)]]))
+
+
+def leave_one_out(model: Surrogate) -> tuple[FloatArray, FloatArray]:
+    """Return what the model would expect of each of its points if it did not know that one.
+
+    S. Sundararajan and S. S. Keerthi, Neural Comput. 13, 1103 (2001),
+    doi:10.1162/08997660151134343, with the kernel's parameters as they are.
+
+    Returns
+    -------
+    tuple
+        Mean and standard deviation (of a result, with noise), standardised, each shape (n,).
+    """
+    inverse = cho_solve((model.factor, True), np.eye(len(model.losses)))
+    precision = np.diag(inverse)
+    return model.losses - model.weights / precision, 1.0 / np.sqrt(precision)
