@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,18 @@ from orionflow.launchers.custodian.lammps_unstable import (
     Stretched,
     Unstable,
 )
-from orionflow.launchers.custodian.lammps_walltime import FrozenLammps, KilledLammps, Walltime
+from orionflow.launchers.custodian.lammps_walltime import (
+    FrozenLammps,
+    InPart,
+    KilledLammps,
+    Walltime,
+)
 from orionflow.launchers.custodian.rules import read_text
 from orionflow.launchers.custodian.watch import FROZEN_ID
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from orionflow.launchers.custodian.lammps_base import LammpsRun
     from orionflow.launchers.custodian.rules import Attempt, Rule
 
@@ -64,6 +72,43 @@ class NotStarted(LauncherFailed):
 
 
 @dataclass
+class Quit:
+    """The script itself ended the run with an exit code that says failure: `quit 1`."""
+
+    run: LammpsRun
+    failure_id: str = "LAMMPS_QUIT"
+    advice: str | None = None
+
+    def find(self, attempt: Attempt) -> str | None:
+        """Look for a `quit` with a code where LAMMPS ended early and without an error."""
+        output = self.run.output(attempt)
+        if not attempt.returncode or output.errors or output.ended or not output.started:
+            return None
+        command = next((m[0] for text in self._texts() for m in _QUIT.finditer(text)), None)
+        if command is None:
+            return None
+        lines = [line.strip() for line in attempt.stdout.splitlines() if line.strip()]
+        self.advice = (f"the input's own test failed: look for the condition before {command!r}, "
+                       "and at the last lines LAMMPS printed")
+        return f"return code {attempt.returncode} by {command!r}, last line: {lines[-1]}"
+
+    def _texts(self) -> Iterator[str]:
+        """Go through the script and the files it jumps to or includes."""
+        yield self.run.script.text()
+        for command in self.run.script.all("include", "jump"):
+            if command.args and "$" not in command.args[0]:
+                yield read_text(self.run.folder / command.args[0])
+
+    def fix(self, attempt: Attempt, times: int) -> list[str] | None:  # noqa: ARG002
+        """Nothing: it would end the same way."""
+        return None
+
+
+# At the start of a line, or in the quotes of an `if`; anything but `quit` and `quit 0`.
+_QUIT = re.compile(r"(?:(?<=^)|(?<=[\"'])|(?<=\n))[ \t]*quit[ \t]+(?!0\b)[^\s\"'#]+")
+
+
+@dataclass
 class Unfinished:
     """LAMMPS did not end by itself and nothing says why."""
 
@@ -95,19 +140,31 @@ def lammps_rules(run: LammpsRun) -> list[Rule]:
         return Unstable(run, ladder, failure_id, pattern, start_first=start_first,
                         stop_at_start=stop_at_start)
 
+    killed, stopped = KilledLammps(run=run), Walltime(run)
+    exploded = Barostat(run, ladder, "LAMMPS_BOX_EXPLODED")
+    # Orders matter below; these don't, and a part that something stopped is asked them, too.
+    silent_failures: list[Rule] = [
+        NotANumber(run, ladder), silent.AbsurdEnergy(run, ladder), silent.AtomsGone(run, ladder),
+        Stretched(run, ladder), minimum.MinimizeSteps(run), minimum.LineSearch(run),
+        minimum.EnergyTolerance(run), silent.DangerousBuilds(run, ladder),
+        silent.EnergyDrift(run),
+    ]
+    in_a_part: list[Rule] = [silent.ZeroTemperature(run), exploded, *silent_failures]
+
     return [
         NotStarted("LAMMPS (", failure_id="LAMMPS_NOT_STARTED", run=run),
         given.OutOfMemory(run),
         given.DiskFull(run),
-        KilledLammps(run=run),
+        *(InPart(rule, (killed, stopped)) for rule in in_a_part),
+        killed,
         Stopped(run),
-        Walltime(run),
+        stopped,
         given.BrokenRestart(run),
         given.NeighbourOverflow(run, ladder),
         given.SmallBox(run),
         silent.ZeroTemperature(run),
         Barostat(run, ladder, "LAMMPS_BOX_TILTED", TILTED),
-        Barostat(run, ladder, "LAMMPS_BOX_EXPLODED"),
+        exploded,
         unstable("LAMMPS_BOND_MISSING",
                  r"(?:Bond|Angle|Dihedral|Improper|Shake|Rattle|SHAKE|RATTLE).*atoms? .*missing"),
         unstable("LAMMPS_FENE", r"Bad FENE bond", stop_at_start=_BONDS),
@@ -123,16 +180,10 @@ def lammps_rules(run: LammpsRun) -> list[Rule]:
                  stop_at_start=_OUTSIDE),
         given.Refused(run),
         given.Crashed(run, ladder),
-        FrozenLammps("LAMMPS_FROZEN", run), FrozenLammps(FROZEN_ID, run),
+        FrozenLammps("LAMMPS_FROZEN", run, in_a_part),
+        FrozenLammps(FROZEN_ID, run, in_a_part),
+        Quit(run),
         Unfinished(run),
-        NotANumber(run, ladder),
-        silent.AbsurdEnergy(run, ladder),
-        silent.AtomsGone(run, ladder),
-        Stretched(run, ladder),
         silent.StepsMissing(run),
-        minimum.MinimizeSteps(run),
-        minimum.LineSearch(run),
-        minimum.EnergyTolerance(run),
-        silent.DangerousBuilds(run, ladder),
-        silent.EnergyDrift(run),
+        *silent_failures,
     ]

@@ -6,18 +6,21 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from orionflow.launchers.custodian import lammps_model as model
+from orionflow.launchers.custodian.lammps_log import merge_logs
 from orionflow.launchers.custodian.lammps_output import LammpsOutput, parse_output
+from orionflow.launchers.custodian.lammps_script import Script
 from orionflow.launchers.custodian.rules import read_text
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from orionflow.launchers.custodian.lammps_job import LammpsJob
-    from orionflow.launchers.custodian.lammps_script import Script
     from orionflow.launchers.custodian.rules import Attempt
 
 
 EARLIER_LOG = "orionflow.earlier.log"
+FIRST_SCRIPT = "orionflow.first.script"
+DANGER_FILE = "orionflow.danger"
 _GOES_ON = "# orionflow: goes on at step "
 
 
@@ -45,6 +48,7 @@ class LammpsRun:
     fresh_step: int | None = None
     begun_at: int | None = None
     _seen: tuple[int, int, LammpsOutput] | None = field(default=None, repr=False)
+    _joined: tuple[int, int, int, LammpsOutput] | None = field(default=None, repr=False)
 
     @property
     def script(self) -> Script:
@@ -55,17 +59,23 @@ class LammpsRun:
         """Keep the log of what is already done, also for a later launch."""
         self.earlier, self.earlier_step = text, step
         (self.folder / EARLIER_LOG).write_text(f"{_GOES_ON}{step}\n{text}")
+        if self.fresh is not None:
+            (self.folder / FIRST_SCRIPT).write_text(self.fresh.text(), errors="surrogateescape")
 
     def recall(self) -> None:
-        """Take up the log of earlier launches."""
+        """Take up the log of earlier launches, and the script they began with."""
         head, _, text = read_text(self.folder / EARLIER_LOG).partition("\n")
         if head.startswith(_GOES_ON) and head.removeprefix(_GOES_ON).isdigit():
             self.earlier, self.earlier_step = text, int(head.removeprefix(_GOES_ON))
+            first = read_text(self.folder / FIRST_SCRIPT)
+            if first:
+                self.fresh, self.fresh_step = Script(first), first_step(text)
 
     def forget(self) -> None:
         """Remove what an earlier simulation in this folder left for its continuation."""
         for file in self.folder.glob("orionflow.*"):
-            if file.name.endswith(".restart") or file.name == EARLIER_LOG:
+            if file.name.endswith(".restart") or file.name in {
+                    EARLIER_LOG, FIRST_SCRIPT, DANGER_FILE}:
                 file.unlink()
 
     def begin_again(self) -> list[str]:
@@ -97,6 +107,20 @@ class LammpsRun:
             self._seen = (*key, found)
         return self._seen[2]
 
+    def whole(self, attempt: Attempt) -> tuple[Script, LammpsOutput]:
+        """Return script and output of the simulation from its start, earlier parts included."""
+        found = self.output(attempt)
+        if not self.earlier or self.fresh is None:
+            return self.script, found
+        key = (attempt.number, len(attempt.stdout), len(self.earlier))
+        if self._joined is None or self._joined[:3] != key:
+            text = merge_logs(self.earlier, self.earlier_step, attempt.stdout)
+            joined = found if text == attempt.stdout else parse_output(text)
+            joined.units = joined.units or found.units
+            self._joined = (*key, joined)
+        joined = self._joined[3]
+        return (self.script, found) if joined is found else (self.fresh, joined)
+
     @property
     def units(self) -> str:
         """Unit style: as printed (a restart file brings its own along), else as in the script."""
@@ -108,3 +132,8 @@ class LammpsRun:
         quits = any(self.script.all("quit"))
         return attempt.returncode == 0 and not found.errors and (
             found.ended or (quits and bool(found.runs)))
+
+
+def first_step(text: str) -> int | None:
+    """Return the step at which the dynamics of a log begin."""
+    return next((r.first_step for r in parse_output(text).runs if not r.minimize), None)

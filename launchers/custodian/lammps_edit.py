@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from orionflow.launchers.custodian import lammps_model as model
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from orionflow.launchers.custodian.lammps_script import Script
 
 SEED = 4928459  # any number will do; it is written down, so a run can be repeated
@@ -178,10 +180,13 @@ def create_velocities(script: Script, at: int, group: str, temperature: float) -
     return [f"before the run: (nothing) -> {line}"]
 
 
-def scale_minimize(script: Script, factor: int) -> list[str]:
-    """Allow every minimisation more iterations and force evaluations."""
+def scale_minimize(script: Script, factor: int,
+                   places: Collection[int | None] | None = None) -> list[str]:
+    """Allow the minimisations at some places, or all, more iterations and force evaluations."""
     changes = []
     for at in script.find("minimize"):
+        if places is not None and at not in places:
+            continue
         words = list(script.commands[at].words)
         for place, name in ((3, "iterations"), (4, "force evaluations")):
             old = model.value(script, words[place], at) if len(words) > place else None

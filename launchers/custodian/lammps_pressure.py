@@ -54,7 +54,7 @@ class Barostat:
         line = next((e for e in output.errors if re.search(pattern, e)), None)
         if line and (moved or hasty):
             return line
-        for block in output.runs:
+        for block in self.run.whole(attempt)[1].runs:
             line = exploded(block.column("Volume"))
             if line and not block.minimize:
                 return line

@@ -117,6 +117,7 @@ def continuation(script: Script, output: LammpsOutput, restart: Restart,
     tuple of Script and list of str, or str
         The new script and its changes, or why there is no safe way to go on.
     """
+    script = script.copy()  # an edited command and its old lines are one, read anew they are two
     reason = _why_not(script, output)
     if reason:
         return reason

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orionflow.launchers.custodian import lammps_edit as edit
 from orionflow.launchers.custodian import lammps_model as model
+from orionflow.launchers.custodian.lammps_base import DANGER_FILE
 from orionflow.launchers.custodian.lammps_timestep import MOST_SHORTER, shorten_timestep
-from orionflow.launchers.custodian.lammps_unstable import energy_was_sane, starts_badly
+from orionflow.launchers.custodian.lammps_unstable import (
+    began_calmly,
+    energy_was_sane,
+    starts_badly,
+)
+from orionflow.launchers.custodian.rules import read_text
 
 if TYPE_CHECKING:
     from orionflow.launchers.custodian.lammps_base import LammpsRun
@@ -22,17 +29,18 @@ if TYPE_CHECKING:
 # potential cut off without a shift jumps at the cutoff: small evaporating clusters reach 2 and 8 %.
 SMOOTH = (0.02, 0.05)
 CUT = (0.03, 0.12)
+CUT_OPEN = (0.1, 0.3)  # a cluster that evaporates for the most part passes the step pair by pair
 _COLD = 1e-3
 _CHANGES_NUMBER = ("deposit", "pour", "evaporate", "gcmc", "bond/react", "widom", "sgcmc",
                    "charge/regulation", "append/atoms")
 
 
-def pairs(run: LammpsRun, attempt: Attempt) -> list[tuple[RunPlan, RunBlock]]:
-    """Return the runs of a linear script with what each printed; none where they don't match."""
-    plans, blocks = model.plans(run.script), run.output(attempt).runs
-    if not run.script.linear or len(plans) != len(blocks):
+def pairs(script: Script, output: LammpsOutput) -> list[tuple[RunPlan, RunBlock]]:
+    """Return the runs of a linear script with what each printed, as far as it came."""
+    plans = model.plans(script)
+    if not script.linear or len(plans) < len(output.runs):
         return []
-    return list(zip(plans, blocks, strict=True))
+    return list(zip(plans, output.runs, strict=False))
 
 
 @dataclass
@@ -46,13 +54,13 @@ class AtomsGone:
 
     def find(self, attempt: Attempt) -> str | None:
         """Compare the number of atoms at the start and at the end of each run."""
-        script, output = self.run.script, self.run.output(attempt)
+        script, output = self.run.whole(attempt)
         if any(f.style.startswith(_CHANGES_NUMBER) for p in model.plans(script) for f in p.fixes):
             return None
         if not any({"lost", "ignore"} <= set(c.words) or {"lost", "warn"} <= set(c.words)
                    for c in script.all("thermo_modify")):
             return None  # LAMMPS itself looks after them
-        open_box = any("p" not in w for c in script.all("boundary") for w in c.args)
+        open_box = _open_box(script)
         for block in output.runs:
             counts = [int(a) for a in block.column("Atoms")]
             first = counts[0] if counts else block.atoms_before
@@ -65,8 +73,18 @@ class AtomsGone:
         return None
 
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:  # noqa: ARG002
-        """Treat it as what it hides: an unstable simulation."""
+        """Stop where atoms evaporated; else treat it as what it hides, an unstable simulation."""
+        script, output = self.run.whole(attempt)
+        if _open_box(script) and began_calmly(script, output):
+            self.advice = ("most atoms left the open box at usual energies and a usual time step, "
+                           "and `lost ignore` let them go: make the box larger, hold the atoms by "
+                           "walls, use boundary m or p, or run for a shorter time")
+            return None
         return self.ladder.climb(attempt)
+
+
+def _open_box(script: Script) -> bool:
+    return any("p" not in w for c in script.all("boundary") for w in c.args)
 
 
 @dataclass
@@ -141,23 +159,27 @@ class ZeroTemperature:
                        None)
         if message or output.errors:
             return message
-        for plan, block in pairs(self.run, attempt):
+        for plan, block in pairs(self.run.script, output):
             target = _target(self.run, plan)
             temperature = block.column("Temp")
-            if (target and len(temperature) > 1 and block.steps and plan.command.name == "run"
+            if (target and len(temperature) > 1 and block.steps != 0 and plan.command.name == "run"
                     and max(temperature) < _COLD * target[1]):
                 return (f"fix {target[0].style} asks for {target[1]:g}, Temp is "
-                        f"{temperature[-1]:g} after {block.steps} steps")
+                        f"{temperature[-1]:g} at step {block.last_step}")
         return None
 
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:
         """Create velocities at the thermostat's temperature."""
         script = self.run.script
+        begun = self.run.begin_again()
         count = max(1, len(self.run.output(attempt).runs))
-        for plan in model.plans(script)[:count][::-1] if script.linear else []:
+        # A continued run has only its last runs in the output: look at all of the first script.
+        seen = model.plans(script) if begun else model.plans(script)[:count][::-1]
+        for plan in seen if script.linear else []:
             target = _target(self.run, plan)
             if target is not None and not times:
-                return edit.create_velocities(script, plan.at, target[0].group, target[1])
+                return [*begun, *edit.create_velocities(
+                    script, plan.at, target[0].group, target[1])]
         return None
 
 
@@ -190,8 +212,23 @@ class DangerousBuilds:
 
     def find(self, attempt: Attempt) -> str | None:
         """Look at the statistics after each run."""
-        return next((r.dangerous_line for r in self.run.output(attempt).runs
+        runs = self.run.output(attempt).runs
+        line = next((r.dangerous_line for r in runs
                      if r.dangerous and r.steps and not r.minimize), None)
+        if line is None and runs and runs[-1].steps is None and not runs[-1].minimize:
+            return self._counted(attempt, runs[-1].first_step or 0)
+        return line
+
+    def _counted(self, attempt: Attempt, first: int) -> str | None:
+        """Look into the file in which a run that was killed counted its dangerous builds."""
+        file = self.run.folder / DANGER_FILE
+        if not file.is_file() or file.stat().st_mtime < time.time() - attempt.seconds - 1.0:
+            return None
+        lines = [line.split() for line in read_text(file).splitlines()]
+        counts = [(int(w[0]), int(w[1])) for w in lines
+                  if len(w) == 2 and w[0].isdigit() and w[1].isdigit()]  # noqa: PLR2004
+        step, count = max((c for c in counts if c[0] >= first), default=(0, 0))
+        return f"Dangerous builds = {count} at step {step}" if count else None
 
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:
         """Look at every step; then a wider skin, and where it is wide already, as unstable."""
@@ -216,21 +253,35 @@ class EnergyDrift:
     run: LammpsRun
     failure_id: str = "LAMMPS_ENERGY_DRIFT"
     advice: str | None = None
+    _range: float | None = None
 
     def find(self, attempt: Attempt) -> str | None:
         """Compare drift and range of TotEng with the kinetic energy."""
-        for plan, block in pairs(self.run, attempt):
+        script, output = self.run.whole(attempt)
+        for plan, block in pairs(script, output):
             atoms = [*block.column("Atoms"), *(a for a in (block.atoms_before, block.atoms) if a)]
-            if plan.conserves_energy and block.steps and len(set(atoms)) < 2:  # noqa: PLR2004
-                line = drift(block, CUT if _jumps(self.run.script) else SMOOTH)
+            if plan.conserves_energy and block.steps != 0 and len(set(atoms)) < 2:  # noqa: PLR2004
+                limits = CUT_OPEN if _open_box(script) else CUT
+                line = drift(block, limits if _jumps(script) else SMOOTH)
                 if line:
                     return line
         return None
 
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:
-        """Shorten the time step."""
+        """Shorten the time step, as long as that helps."""
+        script, output = self.run.whole(attempt)
+        ranges = [spread(block)[1] for plan, block in pairs(script, output)
+                  if plan.conserves_energy and block.steps != 0]
+        now = max(ranges, default=0.0)
+        # An error of integration falls with the square of the time step.
+        if self._range is not None and now > 0.7 * self._range:
+            self.advice = ("the drift does not depend on the time step: let the potential go to "
+                           "zero at its cutoff (pair_modify shift yes, a switched style), make "
+                           "kspace_style sharper, or look for a fix that works on the atoms")
+            return None
         if times >= MOST_SHORTER:
             return None
+        self._range = now
         begun = self.run.begin_again()
         shorter = shorten_timestep(self.run, self.run.output(attempt))
         return [*begun, *shorter] if shorter else None
@@ -245,6 +296,16 @@ def _jumps(script: Script) -> bool:
 
 def drift(block: RunBlock, limits: tuple[float, float] = SMOOTH) -> str | None:
     """Return what is wrong with the total energy of a run at constant energy, or None."""
+    moved, width = spread(block)
+    if moved <= limits[0] and width <= limits[1]:
+        return None
+    total = block.column("TotEng")
+    return (f"TotEng {total[0]:g} -> {total[-1]:g} at constant energy: drift {moved:.1%}, "
+            f"range {width:.1%} of the kinetic energy")
+
+
+def spread(block: RunBlock) -> tuple[float, float]:
+    """Return drift and range of the total energy over the kinetic energy; 0 when not known."""
     total = block.column("TotEng")
     potential = block.column("PotEng")
     if not potential:
@@ -253,17 +314,13 @@ def drift(block: RunBlock, limits: tuple[float, float] = SMOOTH) -> str | None:
     kinetic = block.column("KinEng") or [
         t - p for t, p in zip(total, potential, strict=False)]
     if len(total) < 5 or not kinetic:  # noqa: PLR2004  too few to tell drift from noise
-        return None
+        return 0.0, 0.0
     scale = sum(kinetic) / len(kinetic)
     if scale <= 0:
-        return None
+        return 0.0, 0.0
     count = max(1, len(total) // 5)
     moved = abs(sum(total[-count:]) - sum(total[:count])) / count / scale
-    spread = (max(total) - min(total)) / scale
-    if moved <= limits[0] and spread <= limits[1]:
-        return None
-    return (f"TotEng {total[0]:g} -> {total[-1]:g} at constant energy: drift {moved:.1%}, "
-            f"range {spread:.1%} of the kinetic energy")
+    return moved, (max(total) - min(total)) / scale
 
 
 @dataclass
@@ -283,7 +340,7 @@ class StepsMissing:
             return None
         if len(blocks) < len(plans):
             return f"{len(plans)} runs in the input, {len(blocks)} in the output"
-        for plan, block in pairs(self.run, attempt):
+        for plan, block in pairs(script, self.run.output(attempt)):
             args = plan.command.args
             wanted = model.value(script, args[0], plan.at) if args else None
             if plan.command.name == "minimize" or wanted is None or block.steps is None:

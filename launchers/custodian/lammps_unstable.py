@@ -107,6 +107,28 @@ def starts_badly(output: LammpsOutput) -> bool:
     return per_atom > high
 
 
+def began_calmly(script: Script, output: LammpsOutput) -> bool:
+    """Whether everything known of a run that lost atoms speaks against an unstable one.
+
+    No overlap at the start, a usual time step, no temperature at which atoms are faster than the
+    step allows, and rows until then neither hotter by far nor without numbers.
+    """
+    moving = [r for r in output.runs if not r.minimize and r.rows]
+    hottest = _HOTTEST.get(output.units)
+    if not moving or hottest is None or starts_badly(output):
+        return False
+    temperature = [t for r in moving for t in r.column("Temp")]
+    if not temperature or not all(math.isfinite(t) for t in temperature):
+        return False
+    usual = model.USUAL_TIMESTEP.get(output.units, 0.0)
+    return (_timestep(output, script) <= usual * 1.001 and max(temperature) < hottest
+            and max(temperature) <= 3 * max(temperature[0], _median(temperature)) + 1e-9)
+
+
+# At the usual time step a light atom then moves about 0.05 sigma or 0.1 Å in one step.
+_HOTTEST = {"lj": 100.0, "real": 2e4, "metal": 2e4, "electron": 2e4}
+
+
 def fails_early(output: LammpsOutput) -> bool:
     """Whether the last run failed within its first hundred steps or so."""
     last = output.last_run
@@ -154,6 +176,8 @@ class BoundaryLost:
         if line is None or self._fixed() is None:
             return None
         sane = energy_was_sane(output.last_run)
+        if sane is None and began_calmly(self.run.script, output):
+            sane = True  # lost before the table could show more
         time = _failure_time(output)
         if sane is None and time is not None:
             # The same physical time with another time step: no matter of integration.
@@ -168,10 +192,16 @@ class BoundaryLost:
                      if any("f" in w for w in self.run.script.commands[i].args)), None)
 
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:  # noqa: ARG002
-        """Let the box grow with the atoms."""
+        """Let the box grow with the atoms, where neither walls nor a slab need it as it is."""
         script, at = self.run.script, self._fixed()
         slab = any("slab" in c.words for c in script.all("kspace_modify"))
-        if at is None or times or slab:
+        walls = next((c for c in script.all("fix") if len(c.args) > 2  # noqa: PLR2004  the style
+                      and c.args[2].startswith("wall/")), None)
+        if walls is not None:
+            self.advice = (f"atoms went past {str(walls)!r} or where there is no wall, out of a "
+                           "box with boundary f: put a wall at every open face, inside the box, "
+                           "or use a stronger one, or boundary m")
+        if at is None or times or slab or walls:
             return None
         begun = self.run.begin_again()
         at = script.find("boundary")[0] if begun else at

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from orionflow.launchers.custodian import lammps_model as model
 from orionflow.launchers.custodian.common import Killed
+from orionflow.launchers.custodian.lammps_base import DANGER_FILE, first_step
 from orionflow.launchers.custodian.lammps_dump import cut_dumps
 from orionflow.launchers.custodian.lammps_job import clock, margin, timer_seconds
+from orionflow.launchers.custodian.lammps_log import merge_logs
 from orionflow.launchers.custodian.lammps_output import parse_output
 from orionflow.launchers.custodian.lammps_restart import continuation, newest_restart
 from orionflow.launchers.custodian.rules import read_text
 from orionflow.launchers.custodian.watch import Frozen
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from orionflow.launchers.custodian.lammps_base import LammpsRun
     from orionflow.launchers.custodian.lammps_script import Script
-    from orionflow.launchers.custodian.rules import Attempt
+    from orionflow.launchers.custodian.rules import Attempt, Rule
 
 SHORTEST = 5.0
 LONG = 20_000
@@ -52,13 +56,25 @@ def instrument(script: Script, *, restarts: bool) -> None:
     own = any(c.args[:1] != ["0"] for c in script.all("restart"))
     steps = [int(c.args[0]) for c in script.all("run") if c.args and c.args[0].isdigit()]
     restarts = restarts and script.linear and not any("pre" in c.words for c in script.all("run"))
+    every = _restart_interval(script) or max(1000, max(steps, default=0) // 20)
     for i in reversed(script.runs()):
         if restarts:
             script.insert(_after_looks(script, i), [f"write_restart {LAST_RESTART}"])
         script.insert(i, ["thermo_modify flush yes"])
     if restarts and not own and script.runs():
-        every = max(1000, max(steps, default=0) // 20)
         script.insert(script.runs()[0], [f"restart {every} {' '.join(RESTARTS)}"])
+    if (restarts or own) and script.linear and script.find("run"):
+        # The statistics at the end of a run are lost with a run that is killed.
+        script.insert(script.find("run")[0], [
+            "variable orionflow_step equal step", "variable orionflow_danger equal ndanger",
+            (f'fix orionflow_danger all print {every} "${{orionflow_step}} ${{orionflow_danger}}" '
+             f'file {DANGER_FILE} screen no title "# step, dangerous builds"')])
+
+
+def _restart_interval(script: Script) -> int | None:
+    """Return the steps between the user's own restart files, where that is a plain number."""
+    found = [model.value(script, c.args[0]) for c in script.all("restart") if c.args]
+    return next((int(f) for f in found if f and f >= 1), None)
 
 
 def _after_looks(script: Script, run: int) -> int:
@@ -101,8 +117,7 @@ def go_on(run: LammpsRun, script: Script, text: str, not_before: float = 0.0) ->
         return made
     new, changes = made
     if run.fresh is None:
-        first = next((r for r in parse_output(run.earlier or text).runs if not r.minimize), None)
-        run.fresh, run.fresh_step = run.script.copy(), first.first_step if first else None
+        run.fresh, run.fresh_step = run.script.copy(), first_step(run.earlier or text)
     cut_dumps(run.folder, script, restart.step)
     run.remember(merge_logs(run.earlier, run.earlier_step, text), restart.step)
     run.script.restore_to(new)
@@ -158,6 +173,45 @@ class Walltime:
 
 
 @dataclass
+class InPart:
+    """A silent failure in the part of a simulation that something stopped.
+
+    Looked for before the part is continued: nothing is built on a faulty one.
+
+    Attributes
+    ----------
+    rule
+        The failure.
+    stops
+        Rules that tell whether the attempt was stopped from outside.
+    """
+
+    rule: Rule
+    stops: Sequence[Rule]
+    failure_id: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Go by the name of the failure."""
+        self.failure_id = self.rule.failure_id
+
+    @property
+    def advice(self) -> str | None:
+        """That of the failure."""
+        return getattr(self.rule, "advice", None)
+
+    def find(self, attempt: Attempt) -> str | None:
+        """Look where the attempt was stopped; with no time left the next launch looks."""
+        left = attempt.seconds_left()
+        if left - margin(left) < SHORTEST or not any(s.find(attempt) for s in self.stops):
+            return None
+        return self.rule.find(attempt)
+
+    def fix(self, attempt: Attempt, times: int) -> list[str] | None:
+        """Mend it, from the start of the simulation."""
+        return self.rule.fix(attempt, times)
+
+
+@dataclass
 class KilledLammps(Killed):
     """Something killed LAMMPS: it goes on from a restart file, or begins again unchanged."""
 
@@ -179,56 +233,18 @@ class FrozenLammps(Frozen):
     """A frozen LAMMPS: it goes on from a restart file, or begins again unchanged, once."""
 
     run: LammpsRun | None = None
+    faults: Sequence[Rule] = ()
 
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:
         """Continue from the newest restart file of this attempt, else begin again."""
         if times or self.run is None:
             return None
+        fault = next((rule for rule in self.faults if rule.find(attempt)), None)
+        if fault is not None:
+            return fault.fix(attempt, 0)
         started = time.time() - attempt.seconds - 1.0
         done = go_on(self.run, self.run.script, attempt.stdout, started)
         return [] if isinstance(done, str) else done
-
-
-def merge_logs(old: str, step: int | None, new: str) -> str:
-    """Join the log of a stopped run and of its continuation into one thermo table.
-
-    Parameters
-    ----------
-    old
-        The stopped run.
-    step
-        Where the new one begins.
-    new
-        The continuation; returned as it is when there is nothing before it or the tables differ.
-    """
-    if not old or step is None:
-        return new
-    before, after = parse_output(old), parse_output(new)
-    if not before.runs or not after.runs or before.runs[-1].columns != after.runs[0].columns:
-        return new
-    columns = before.runs[-1].columns
-    if "Step" not in columns:
-        return new
-    at = columns.index("Step")
-    old_lines, new_lines = old.split("\n"), new.split("\n")
-    head = max(i for i, line in enumerate(old_lines) if line.split() == columns)
-    steps = {i: _step(old_lines[i], columns, at) for i in range(head + 1, len(old_lines))}
-    keep = [i for i, s in steps.items() if s is not None and s <= step]
-    end = (keep[-1] if keep else head) + 1
-    start = next(i for i, line in enumerate(new_lines) if line.split() == columns) + 1
-    if start < len(new_lines) and _step(new_lines[start], columns, at) == step:
-        start += 1  # the row of the restart file itself
-    return "\n".join(old_lines[:end] + new_lines[start:])
-
-
-def _step(line: str, columns: list[str], at: int) -> int | None:
-    words = line.split()
-    if len(words) != len(columns):
-        return None
-    try:
-        return int(words[at])
-    except ValueError:
-        return None
 
 
 def write_joined_log(run: LammpsRun) -> None:

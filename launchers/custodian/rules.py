@@ -93,6 +93,8 @@ class RuleHandler(ErrorHandler):
         Corrections allowed in this job.
     on_correction
         Told of each correction at once.
+    corrections
+        Those of earlier launches that this one continues come first and count like its own.
     """
 
     job: CodeJob
@@ -102,7 +104,6 @@ class RuleHandler(ErrorHandler):
     on_correction: Callable[[dict[str, Any]], None] | None = None
     corrections: list[dict[str, Any]] = field(default_factory=list)
     failure: Finding | None = None
-    _fixes: dict[str, int] = field(default_factory=dict)
 
     is_monitor = False
     is_terminating = True
@@ -137,14 +138,13 @@ class RuleHandler(ErrorHandler):
         stop = {"errors": [rule.failure_id], "actions": None}
         if len(self.corrections) >= self.budget:
             return stop
-        times = self._fixes.get(rule.failure_id, 0)
+        times = sum(c["failure_id"] == rule.failure_id for c in self.corrections)
         seen = self.attempt(directory)
         inputs = self.job.read_inputs(seen.folder)
         changes = rule.fix(seen, times)
         if changes is None:
             return stop
         attic = self.job.attic(seen.folder, inputs)
-        self._fixes[rule.failure_id] = times + 1
         changes = changes or ["run again unchanged"]
         correction = {
             "attempt": seen.number, "failure_id": rule.failure_id, "handler": type(rule).__name__,

@@ -46,7 +46,7 @@ CORRECTED = {
 # Run again as it is: the input has no part in the failure.
 UNCHANGED = {"LAMMPS_KILLED", "LAMMPS_UNFINISHED", "LAMMPS_CRASHED", "LAMMPS_FROZEN"}
 HOPELESS = {"LAMMPS_INPUT_ERROR", "LAMMPS_NAN", "LAMMPS_STOPPED", "LAMMPS_NOT_STARTED",
-            "LAMMPS_DISK_FULL", "LAMMPS_ENERGY_ABSURD"}
+            "LAMMPS_DISK_FULL", "LAMMPS_ENERGY_ABSURD", "LAMMPS_QUIT"}
 # Seen while LAMMPS runs; the monitor that sees them has tests of its own.
 MONITORED = {"LAMMPS_FROZEN": "no output for 700 s"}
 

@@ -218,20 +218,76 @@ def test_each_minimisation_of_a_loop_has_to_end_well(tmp_path: Path) -> None:
     assert [b.criterion for b in output.runs] == ["force tolerance"] * 4
 
 
-def test_fault_of_a_continued_run_is_mended_from_its_start(tmp_path: Path) -> None:
-    # Neighbour lists come too late from the first step on, and a timer cuts the run in parts.
+@pytest.mark.parametrize("after", ["write_data relaxed.data", 'print "energy $(pe)"'])
+def test_minimisation_that_is_written_has_to_end_well_though_others_follow(
+        after: str, tmp_path: Path) -> None:
     (tmp_path / "in.lammps").write_text(
-        "timer timeout 0:00:01 every 10\n" + MELT.replace("0 4 0 4 0 4", "0 7 0 7 0 7")
-        .replace("neigh_modify delay 0 every 1", "neigh_modify delay 10 every 5")
-        + "fix 1 all nve\nthermo 100\nrun 4000\n")
+        MELT + "displace_atoms all random 0.1 0.1 0.1 7\nminimize 0.0 1e-6 10 10000\n"
+        + after + "\ndisplace_atoms all random 0.1 0.1 0.1 9\nminimize 0.0 1e-6 1000 10000\n")
     record, output = run(tmp_path)
-    seen = [c.failure_id for c in record.corrections]
-    assert "LAMMPS_WALLTIME" in seen[:seen.index("LAMMPS_DANGEROUS_BUILDS")]
-    fixed = record.corrections[seen.index("LAMMPS_DANGEROUS_BUILDS")]
-    assert fixed.changes[0] == "start: restart file -> from the beginning"
-    log = parse_output((tmp_path / "log.lammps").read_text())
-    assert log.runs[-1].column("Step") == [100.0 * i for i in range(41)]
-    assert not output.runs[-1].dangerous
+    assert [c.failure_id for c in record.corrections][:1] == ["LAMMPS_MIN_STEPS"]
+    assert "minimize iterations: 10 -> 50" in record.corrections[0].changes
+    assert not any("1000 ->" in c for c in record.corrections[0].changes)  # that one was good
+    assert [b.criterion for b in output.runs] == ["force tolerance"] * 2
+
+
+@pytest.mark.parametrize("after", [
+    "fix 1 all nve\nrun 20\n", "min_style fire\nminimize 0.0 1e-6 5000 50000\n"])
+def test_short_minimisation_that_only_prepares_is_left_as_it_is(
+        after: str, tmp_path: Path) -> None:
+    (tmp_path / "in.lammps").write_text(
+        MELT + "displace_atoms all random 0.1 0.1 0.1 7\nvariable n equal 300\n"
+        'minimize 0.0 1e-6 10 10000\nprint "now $n"\nneighbor 0.4 bin\n' + after)
+    record, output = run(tmp_path)
+    assert not record.corrections
+    assert output.runs[0].criterion == "max iterations"
+
+
+def test_exit_code_of_the_script_is_its_failure(tmp_path: Path) -> None:
+    folder = copy("LAMMPS_QUIT", tmp_path)
+    with pytest.raises(CodeError, match="too hot") as caught:
+        run(folder)
+    assert caught.value.failure_id == "LAMMPS_QUIT"
+    assert not caught.value.transient
+    assert "quit 3" in caught.value.hint
+
+
+GAS = ("units lj\nboundary f f f\nlattice fcc 0.8442\nregion box block -1 4 -1 4 -1 4\n"
+       "region inner block 0 2.9 0 2.9 0 2.9\ncreate_box 1 box\n"
+       "create_atoms 1 region inner\nmass 1 1.0\npair_style lj/cut 2.5\n"
+       "pair_coeff 1 1 1.0 1.0 2.5\nneigh_modify every 1 delay 0\nfix 1 all nve\n"
+       "velocity all create 8.0 87287\nthermo 1000\n")
+
+
+def test_atoms_that_leave_before_the_second_row_are_kept_by_the_boundary(tmp_path: Path) -> None:
+    (tmp_path / "in.lammps").write_text(GAS + "run 2000\n")
+    record, output = run(tmp_path)
+    assert [c.failure_id for c in record.corrections] == ["LAMMPS_LOST_THROUGH_BOUNDARY"]
+    assert output.runs[-1].atoms == 108
+
+
+@pytest.mark.parametrize(("line", "name", "word"), [
+    ("fix w all wall/reflect zlo 0.0\n", "LAMMPS_LOST_THROUGH_BOUNDARY", "wall at every open"),
+    ("thermo_modify lost ignore\n", "LAMMPS_ATOMS_LOST_SILENTLY", "make the box larger")])
+def test_atoms_out_of_an_open_box_stop_at_the_first_attempt(
+        line: str, name: str, word: str, tmp_path: Path) -> None:
+    (tmp_path / "in.lammps").write_text(GAS + line + "run 4000\n")
+    with pytest.raises(CodeError) as caught:
+        run(tmp_path)
+    assert caught.value.failure_id == name
+    assert word in caught.value.hint
+    assert json.loads((tmp_path / "orionflow_run.json").read_text())["record"]["attempts"] == 1
+
+
+def test_drift_that_the_time_step_does_not_change_is_named_so(tmp_path: Path) -> None:
+    # Each pair that passes the cutoff gains or loses a third of epsilon.
+    (tmp_path / "in.lammps").write_text(
+        MELT.replace("lj/cut 2.5", "lj/cut 1.5") + "fix 1 all nve\nthermo 20\nrun 1000\n")
+    with pytest.raises(CodeError) as caught:
+        run(tmp_path)
+    assert caught.value.failure_id == "LAMMPS_ENERGY_DRIFT"
+    assert "does not depend on the time step" in caught.value.hint
+    assert json.loads((tmp_path / "orionflow_run.json").read_text())["record"]["attempts"] == 2
 
 
 def test_repulsive_energies_that_are_not_for_each_atom_are_no_overlap(tmp_path: Path) -> None:

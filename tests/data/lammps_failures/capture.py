@@ -98,6 +98,7 @@ GAS = (LJ.replace("lattice", "boundary f f f\nlattice", 1)
                 "region inner block 0 2.9 0 2.9 0 2.9")
        .replace("create_atoms 1 box", "create_atoms 1 region inner"))
 MOVER = "thermo 20\nrun 300\n"
+QUIT = 'variable T equal temp\nif "$T > {}" then "print \'too hot\'" "quit 3"\n'
 # ID: failing script, healthy twin.
 CASES: dict[str, tuple[str, str]] = {
     "LAMMPS_LOST_ATOMS": (LJ + NEIGH + NVE + "timestep 0.05\n" + MOVER,
@@ -171,6 +172,8 @@ CASES: dict[str, tuple[str, str]] = {
     "LAMMPS_RESTART_BROKEN": (RESTART, RESTART),
     "LAMMPS_INPUT_ERROR": (CU + NEIGH + "velocityy all create 600 4928\nrun 10\n",
                            CU + NEIGH + HOT + "run 10\n"),
+    "LAMMPS_QUIT": (CU + NEIGH + HOT + MOVER + QUIT.format(100),
+                    CU + NEIGH + HOT + MOVER + QUIT.format(3000)),
     "LAMMPS_UNFINISHED": (CU + NEIGH + HOT + MOVER, CU + NEIGH + HOT + MOVER),
     "LAMMPS_NOT_STARTED": (CU + NEIGH + HOT + MOVER, CU + NEIGH + HOT + MOVER),
     "LAMMPS_CRASHED": (CU + NEIGH + HOT + "thermo 100\nthermo_modify flush yes\nrun 1000000\n",
