@@ -24,7 +24,7 @@ $(BIN)/python: | system
 	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77"
 
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[local,webgui]'
+	$(BIN)/python -m pip install --quiet --editable '.[local,webgui,agents]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python

@@ -45,7 +45,7 @@ def template(
                     ] = None,
 ) -> None:
     """Print a campaign document to begin with: `orionflow campaign template alloy > my.yaml`."""
-    found = _templates()
+    found = templates()
     if name is None:
         for key, text in found.items():
             print(f"{key}: {text.splitlines()[0].lstrip('# ')}")
@@ -377,7 +377,8 @@ def _who(default: str | None = None) -> str:
     return f"{owner} ({default})" if default else owner
 
 
-def _templates() -> dict[str, str]:
+def templates() -> dict[str, str]:
+    """Return the campaign documents that come with the package, by name."""
     from importlib.resources import files
 
     folder = files("orionflow.agents") / "templates"

@@ -57,11 +57,14 @@ def demo(
     slurm: Annotated[bool, typer.Option(
         "--slurm/--no-slurm", help="Run through a private Slurm, or directly on this machine.",
     )] = True,
+    campaign: Annotated[bool, typer.Option(
+        "--campaign/--no-campaign", help="Then let a campaign search: which alloy is it?")] = True,
 ) -> None:
     """Run a first campaign from recipe to figure on this machine, in a few minutes.
 
     It starts a MongoDB and a Slurm of its own, computes equations of state of Si, Al and Cu with
-    Quantum ESPRESSO and LAMMPS, and one job that fails at first and is healed. Run again, it adds
+    Quantum ESPRESSO and LAMMPS, and one job that fails at first and is healed. Then a campaign
+    finds out which alloy has a given lattice constant and density. Run again, it adds
     another campaign; after an interruption it continues the last one.
     """
     from orionflow.analysis.store import open_launchpad
@@ -76,13 +79,17 @@ def demo(
         _start_services(project, nodes=nodes, slurm=slurm)
         launchpad = open_launchpad(project)
         cleanup.callback(launchpad.connection.close)
-        campaign = _campaign(launchpad)
-        _submit(project, campaign)
-        last = _run(project, launchpad, campaign, slurm=slurm)
-        _report(project, campaign, last, time.monotonic() - begin)
+        name = _campaign(launchpad)
+        _submit(project, name)
+        last = _run(project, launchpad, name, slurm=slurm)
+        _report(project, name, last, time.monotonic() - begin)
         if last.count("COMPLETED") < len(last.states):
-            raise _incomplete(project, campaign, last)
-        _look_further(project, campaign, running=not stop)
+            raise _incomplete(project, name, last)
+        if campaign:
+            from orionflow.cli.demo_campaign import search
+
+            search(project, slurm=slurm)
+        _look_further(project, name, running=not stop)
 
 
 def _project(folder: Path) -> Path:
