@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from orionflow.errors import LaunchError
 from orionflow.launchers.deaths import LIKELY, Deaths, processes_of
 from orionflow.launchers.identity import ENV_KEY, LauncherIdentity
-from orionflow.launchers.launchpad import CLAIM, SUBMITTING
+from orionflow.launchers.launchpad import SUBMITTING
+from orionflow.launchers.pad import LaunchRefusedError
 from orionflow.launchers.scheduler import Scheduler
 from orionflow.launchers.services.processes import end_processes
 from orionflow.launchers.slurm import Fate
@@ -31,6 +32,8 @@ log = get_logger(__name__)
 ORPHAN_AGE = 3600.0
 # A lock without a name on it (stock tools) is stale when it has not moved for so long, s.
 LOCK_AGE = 120.0
+# So far back recovery looks for finished fireworks that their workflow does not know of, s.
+SWEEP_WINDOW = 7 * 86400.0
 
 
 @dataclass(frozen=True)
@@ -97,16 +100,15 @@ class _Recovery:
     def steps(self) -> Iterator[Step]:
         yield from self._locks()
         yield from self._half_submitted()
-        yield from self._orphans()
-        yield from self._half_updated()
-        yield from self._claims()
+        yield from self._half_written()
         yield from self._reservations()
         yield from self._running()
 
     def settle(self, identity: LauncherIdentity, why: str) -> Iterator[Step]:
-        self.pad.workflows.update_many({"locked": identity.to_dict()}, {"$unset": {"locked": ""}})
-        if released := self.pad.release_claims(identity):
-            yield Step("unreserved", released, why)
+        for wf in self.pad.workflows.find({"locked.by": identity.to_dict()}, {"locked": 1}):
+            self._unlock({"_id": wf["_id"], "locked": wf["locked"]})
+        if given_back := self.pad.give_back_unacknowledged():
+            yield Step("unreserved", given_back, why)
         for launch in self.pad.launches.find(
                 {"state": "RUNNING", f"fworker.env.{ENV_KEY}": identity.to_dict()}):
             yield from self._settle_launch(launch, why, counts="stopped")
@@ -114,19 +116,18 @@ class _Recovery:
     # -------------------------------------------------------------- workflows
 
     def _locks(self) -> Iterator[Step]:
-        """Unlock workflows whose lock nobody holds any more."""
+        """Take over the locks of those who are known to be dead, and of stock tools that are."""
         now = datetime.now(UTC)
         fields = {"nodes": 1, "locked": 1, "lock_seen": 1}
         for wf in self.pad.workflows.find({"locked": {"$exists": True}}, fields):
             lock = {"_id": wf["_id"], "locked": wf["locked"]}
-            owner = (LauncherIdentity.from_dict(wf["locked"])
-                     if isinstance(wf["locked"], dict) else None)
-            if owner is not None:
-                if not (dead := self.deaths.dead(owner, None)):
-                    continue
+            if isinstance(wf["locked"], dict):
+                owner = LauncherIdentity.from_dict(wf["locked"].get("by"))
+                if owner is None or not (dead := self.deaths.dead(owner, None)):
+                    continue  # its lease ends in a minute
                 why = f"locked by a process that is dead ({dead})"
             else:
-                # Any update of the workflow replaces the document, and with it this mark.
+                # Stock FireWorks replaces the document, and with it this mark.
                 seen = wf.get("lock_seen")
                 if seen is None:
                     if not self.dry_run:
@@ -136,13 +137,18 @@ class _Recovery:
                     continue
                 lock["lock_seen"] = seen
                 why = f"locked without a sign of life for {age:.0f} s"
-            if not self.dry_run:
-                self.pad.workflows.update_one(lock, {"$unset": {"locked": "", "lock_seen": ""}})
-            yield Step("unlocked", [min(wf["nodes"])], why)
+            if self.dry_run or self._unlock(lock):
+                yield Step("unlocked", [min(wf["nodes"])], why)
         if not self.dry_run:
             self.pad.workflows.update_many(
                 {"locked": {"$exists": False}, "lock_seen": {"$exists": True}},
                 {"$unset": {"lock_seen": ""}})
+
+    def _unlock(self, lock: dict[str, Any]) -> bool:
+        taken = self.pad.locks.take_over(lock)
+        if taken is not None:
+            self.pad.locks.release(taken)
+        return taken is not None
 
     def _half_submitted(self) -> Iterator[Step]:
         """Complete submissions that were killed after the workflow was stored."""
@@ -151,105 +157,29 @@ class _Recovery:
                 self.pad.finish_submission(wf)
             yield Step("finished", sorted(wf["nodes"]), "a submission that stopped half-way")
 
-    def _orphans(self) -> Iterator[Step]:
-        """Remove fireworks that never got a workflow; they are WAITING and nobody runs them."""
-        before = (datetime.now(UTC) - timedelta(seconds=ORPHAN_AGE)).isoformat()
-        found = [doc["fw_id"] for doc in self.pad.fireworks.aggregate([
-            {"$match": {"state": "WAITING", "created_on": {"$lt": before}, "launches": []}},
-            {"$lookup": {"from": "workflows", "localField": "fw_id", "foreignField": "nodes",
-                         "as": "wf", "pipeline": [{"$project": {"_id": 1}}]}},
-            {"$match": {"wf": []}},
-            {"$project": {"fw_id": 1}},
-        ])]
-        if found:
-            if not self.dry_run:
-                self.pad.fireworks.delete_many({"fw_id": {"$in": found}, "state": "WAITING"})
-            yield Step("removed", sorted(found), "left by a submission that was killed")
-
-    def _half_updated(self) -> Iterator[Step]:
-        """Carry on an update that was killed between the workflow and its fireworks."""
-        pipeline = [
-            {"$match": {"state": {"$in": ["RUNNING", "READY", "WAITING"]},
-                        "locked": {"$exists": False}}},
-            {"$lookup": {"from": "fireworks", "localField": "nodes", "foreignField": "fw_id",
-                         "as": "fws", "pipeline": [
-                             {"$match": {"state": {"$in": ["WAITING", "RUNNING"]}}},
-                             {"$project": {"fw_id": 1, "state": 1, "launches": 1}}]}},
-            {"$match": {"fws": {"$ne": []}}},
-            {"$project": {"fw_states": 1, "fws": 1}},
-        ]
-        for wf in self.pad.workflows.aggregate(pipeline):
-            for fw in wf["fws"]:
-                told = wf["fw_states"].get(str(fw["fw_id"]))
-                forward = (fw["state"], told) in {("WAITING", "READY"), ("RUNNING", "COMPLETED")}
-                if not forward or (told == "COMPLETED" and not self._completed(fw)):
-                    continue
-                if self.dry_run or self._roll_forward(fw, told):
-                    yield Step("refreshed", [fw["fw_id"]],
-                               f"its workflow already has it as {told}")
-
-    def _completed(self, fw: dict[str, Any]) -> bool:
-        return self.pad.launches.find_one(
-            {"launch_id": {"$in": fw["launches"]}, "state": "COMPLETED"}) is not None
-
-    def _roll_forward(self, fw: dict[str, Any], told: str) -> bool:
-        fw_id = fw["fw_id"]
-        with self.pad.locked(fw_id):  # nobody is in the middle of it
-            wf = self.pad.workflows.find_one({"nodes": fw_id}, {"fw_states": 1})
-            if wf is None or wf["fw_states"].get(str(fw_id)) != told:
-                return False
-            done = self.pad.fireworks.update_one(
-                {"fw_id": fw_id, "state": fw["state"]},
-                {"$set": {"state": told, "updated_on": datetime.now(UTC)}})
-        return bool(done.modified_count)
+    def _half_written(self) -> Iterator[Step]:
+        """Have the LaunchPad repair what anybody left between two of its writes."""
+        done = self.pad.sweep(window=SWEEP_WINDOW, orphan_age=ORPHAN_AGE, dry_run=self.dry_run)
+        for what, fw_ids, why in (
+                ("unlocked", done.locks, "locked by a process that is gone"),
+                ("unreserved", done.unstarted, "claimed by a process that never started it"),
+                ("refreshed", done.uncounted, "its launch has ended"),
+                ("refreshed", done.disagreeing, "its workflow had another state"),
+                ("removed", done.orphans, "left by a submission that was killed")):
+            if fw_ids:
+                yield Step(what, fw_ids, why)
 
     # -------------------------------------------------------------- jobs
-
-    def _claims(self) -> Iterator[Step]:
-        """Free fireworks whose claimer died before there was a launch."""
-        owners: dict[LauncherIdentity, list[int]] = {}
-        for fw in self.pad.fireworks.find({"state": "RESERVED", CLAIM: {"$exists": True}},
-                                          {"fw_id": 1, CLAIM: 1}):
-            claim = {k: v for k, v in fw[CLAIM].items() if k != "at"}
-            if (owner := LauncherIdentity.from_dict(claim)) is not None:
-                owners.setdefault(owner, []).append(fw["fw_id"])
-        for owner, fw_ids in owners.items():
-            if not (dead := self.deaths.dead(owner, None)):
-                continue
-            freed = fw_ids if self.dry_run else self.pad.release_claims(owner)
-            if freed:
-                yield Step("unreserved", freed, f"claimed by a launcher that is dead ({dead})")
 
     def _reservations(self) -> Iterator[Step]:
         """Free fireworks that `qlaunch -r` reserved for a Slurm job that is gone."""
         before = datetime.now(UTC) - timedelta(seconds=LIKELY)
-        for fw in self.pad.fireworks.find({"state": "RESERVED", CLAIM: {"$exists": False}},
-                                          {"fw_id": 1, "launches": 1, "updated_on": 1}):
+        for fw in self.pad.fireworks.find({"state": "RESERVED"}, {"fw_id": 1, "launches": 1}):
             launch = self.pad.launches.find_one(
                 {"launch_id": {"$in": fw["launches"]}, "state": "RESERVED"})
-            if launch is None:
-                if _utc(fw.get("updated_on")) > before:
-                    continue  # a stock launcher is between two of its writes
-                why = "reserved by a process that never got to a launch"
-                if not self.dry_run and not self._unreserve_bare(fw):
-                    continue
-            else:
-                if not (gone := self._reservation_gone(launch, before)):
-                    continue
-                why = gone
-                if not self.dry_run and not self.pad.put_back(
-                        fw["fw_id"], launch["launch_id"], why):
-                    continue
-            yield Step("unreserved", [fw["fw_id"]], why)
-
-    def _unreserve_bare(self, fw: dict[str, Any]) -> bool:
-        done = self.pad.fireworks.update_one(
-            {"fw_id": fw["fw_id"], "state": "RESERVED", "launches": fw["launches"],
-             CLAIM: {"$exists": False}, "updated_on": fw.get("updated_on")},
-            {"$set": {"state": "READY", "updated_on": datetime.now(UTC)}})
-        if done.modified_count:
-            self.pad.tell_workflow(fw["fw_id"], "READY")
-        return bool(done.modified_count)
+            if launch is not None and (gone := self._reservation_gone(launch, before)) and (
+                    self.dry_run or self.pad.put_back(fw["fw_id"], launch["launch_id"], gone)):
+                yield Step("unreserved", [fw["fw_id"]], gone)
 
     def _reservation_gone(self, launch: dict[str, Any], before: datetime) -> str:
         job = next((h["reservation_id"] for h in launch["state_history"]
@@ -265,21 +195,12 @@ class _Recovery:
         return f"Slurm job {job} is over" if over else ""
 
     def _running(self) -> Iterator[Step]:
-        """Settle RUNNING fireworks whose launcher is dead, or whose launch has ended."""
+        """Settle RUNNING fireworks whose launcher is dead."""
         for fw in self.pad.fireworks.find({"state": "RUNNING"}, {"fw_id": 1, "launches": 1}):
             launch = self.pad.launches.find_one(
                 {"launch_id": {"$in": fw["launches"]}}, sort=[("launch_id", -1)])
-            if launch is None:
-                continue
-            if launch["state"] in {"COMPLETED", "FIZZLED"}:
-                try:
-                    yield from self._ended(launch)
-                except ImportError as error:
-                    log.warning("firework %d: its job can't be read here (%s); recover where it "
-                                "can", fw["fw_id"], error)
-                continue
-            if launch["state"] != "RUNNING":
-                continue
+            if launch is None or launch["state"] != "RUNNING":
+                continue  # the sweep's business
             owner = LauncherIdentity.from_dict(
                 ((launch.get("fworker") or {}).get("env") or {}).get(ENV_KEY))
             if not (dead := self.deaths.dead(owner, _last_sign(launch), launch.get("host"))):
@@ -287,25 +208,6 @@ class _Recovery:
             if owner is not None and owner.alive_here() is False and not self.dry_run:
                 yield from self._orphan_processes(owner, fw["fw_id"])
             yield from self._settle_launch(launch, f"its launcher is dead ({dead})", counts="lost")
-
-    def _ended(self, launch: dict[str, Any]) -> Iterator[Step]:
-        """Its launch has ended, the firework does not know it yet; or it learns it just now."""
-        owner = LauncherIdentity.from_dict(
-            ((launch.get("fworker") or {}).get("env") or {}).get(ENV_KEY))
-        ended = _utc(launch["state_history"][-1].get("created_on"))
-        quiet = (datetime.now(UTC) - ended).total_seconds() > LOCK_AGE
-        if not (owner is not None and self.deaths.dead(owner, None)) and not quiet:
-            return
-        fw_id = launch["fw_id"]
-        if not self.dry_run:
-            if (launch.get("action") or {}).get("stored_data", {}).get("_put_back"):
-                self.pad.put_back_in_folder(
-                    fw_id, launch["launch_id"], launch["launch_dir"],
-                    launch["action"]["stored_data"].get("_message", "put back"),
-                    counts="stopped", most=self.max_reruns)
-            else:
-                self.pad._refresh_wf(fw_id)  # noqa: SLF001  ours
-        yield Step("refreshed", [fw_id], f"its launch is {launch['state']}")
 
     def _settle_launch(self, launch: dict[str, Any], why: str, *,
                        counts: Count) -> Iterator[Step]:
@@ -317,7 +219,10 @@ class _Recovery:
         if spool := read_spool(Path(folder), launch_id, self.pad.name):
             if not self.dry_run:
                 action = FWAction.from_dict(spool["action"]) if spool["action"] else None
-                self.pad.complete_launch(launch_id, action, spool["state"])
+                try:
+                    self.pad.complete_launch(launch_id, action, spool["state"])
+                except LaunchRefusedError:
+                    return  # another recovery was faster
             yield Step("settled", [fw_id], f"{why}; its result lay in {folder}")
             return
         if self.dry_run:

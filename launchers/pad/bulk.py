@@ -1,15 +1,13 @@
-"""Whole workflows at once: adding, defusing, pausing, archiving, listing."""
+"""Whole workflows at once: defusing, pausing, archiving, listing."""
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from fireworks.core.firework import Firework, Workflow
 from pymongo import DESCENDING, UpdateMany
 
 from orionflow.launchers.pad.commit import commit
-from orionflow.launchers.pad.documents import Doc, now, now_text
+from orionflow.launchers.pad.documents import CHUNK, Doc, chunks, now, now_text
 from orionflow.launchers.pad.graph import Graph
 from orionflow.launchers.pad.locks import held
 
@@ -17,47 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from orionflow.launchers.pad.launchpad import OrionLaunchPad
-
-_CHUNK = 10_000
-
-
-def add_workflows(pad: OrionLaunchPad, wfs: Iterable[Workflow | Firework]) -> list[dict[int, int]]:
-    """Add workflows so that who dies on the way leaves nothing that could run half.
-
-    Fireworks come first, as WAITING; then the workflows, complete; then the roots become READY.
-
-    Returns
-    -------
-    list of dict
-        New firework id of each old one, a dict for each workflow.
-    """
-    flows = [Workflow.from_firework(wf) if isinstance(wf, Firework) else wf for wf in wfs]
-    if not flows:
-        return []
-    next_id = pad.get_new_fw_id(quantity=sum(len(wf) for wf in flows))
-    maps: list[dict[int, int]] = []
-    roots: list[int] = []
-    for wf in flows:
-        ids = {old: next_id + n for n, old in enumerate(sorted(wf.id_fw))}
-        next_id += len(ids)
-        for fw in wf:
-            fw.fw_id = ids[fw.fw_id]
-        wf._reassign_ids(ids)  # noqa: SLF001  the base class does the same
-        maps.append(ids)
-        roots += wf.root_fw_ids
-        for root in wf.root_fw_ids:
-            wf.id_fw[root].state = "READY"
-            wf.fw_states[root] = "READY"
-    docs = [fw.to_db_dict() for fw in chain.from_iterable(flows)]
-    for doc in docs:
-        if doc["state"] == "READY":
-            doc["state"] = "WAITING"
-    pad.fireworks.insert_many(docs)
-    pad.workflows.insert_many([wf.to_db_dict() for wf in flows])
-    for part in _chunks(roots):
-        pad.fireworks.update_many({"fw_id": {"$in": part}, "state": "WAITING"},
-                                  {"$set": {"state": "READY"}})
-    return maps
 
 
 def set_all(pad: OrionLaunchPad, fw_id: int, state: str, *, keep: Sequence[str],
@@ -88,7 +45,7 @@ def set_all(pad: OrionLaunchPad, fw_id: int, state: str, *, keep: Sequence[str],
                 {"$ifNull": ["$archived_launches", []]}, {"$ifNull": ["$launches", []]}]},
             "launches": [], "state": state, "updated_on": when}}]
         changed = 0
-        for part in _chunks(nodes):
+        for part in chunks(nodes):
             here: Doc = {"fw_id": {"$in": part}}
             # In this order: what is claimed between the two is archived.
             done = pad.fireworks.bulk_write([
@@ -121,7 +78,7 @@ def reignite(pad: OrionLaunchPad, fw_id: int, *, old: str) -> int:
 def _states_from_fireworks(pad: OrionLaunchPad, doc: Doc) -> None:
     """Copy the states of the fireworks into their locked workflow, and unlock it."""
     graph = Graph(pad, doc)
-    for part in _chunks(doc["nodes"]):
+    for part in chunks(doc["nodes"]):
         for fw in pad.fireworks.find({"fw_id": {"$in": part}}, {"fw_id": 1, "state": 1}):
             graph.states[fw["fw_id"]] = fw["state"]
     pad.workflows.update_one(held(doc), {
@@ -137,14 +94,14 @@ def list_fireworks(pad: OrionLaunchPad, query: Doc | None, *, sort: list[tuple[s
                    "launches": 1}
     fields |= {f"spec.{name}": 1 for name in spec}
     found = list(pad.fireworks.find(query or {}, fields, sort=sort or [("fw_id", 1)], limit=limit,
-                                    batch_size=_CHUNK))
+                                    batch_size=CHUNK))
     last = [fw["launches"][-1] for fw in found if fw["launches"]]
     folders: dict[int, Any] = {}
-    for part in _chunks(last):
+    for part in chunks(last):
         folders |= {d["launch_id"]: d for d in pad.launches.find(
             {"launch_id": {"$in": part}},
             {"_id": 0, "launch_id": 1, "launch_dir": 1, "host": 1, "runtime_secs": 1},
-            batch_size=_CHUNK)}
+            batch_size=CHUNK)}
     for fw in found:
         launch = folders.get(fw["launches"][-1], {}) if fw["launches"] else {}
         fw["launch_dir"] = launch.get("launch_dir")
@@ -158,16 +115,10 @@ def list_workflows(pad: OrionLaunchPad, query: Doc | None, *, limit: int) -> lis
     fields = {"_id": 0, "name": 1, "state": 1, "created_on": 1, "updated_on": 1, "metadata": 1,
               "fw_id": {"$min": "$nodes"}, "size": {"$size": "$nodes"}, "fw_states": 1}
     found = list(pad.workflows.find(query or {}, fields, sort=[("_id", DESCENDING)], limit=limit,
-                                    batch_size=_CHUNK))
+                                    batch_size=CHUNK))
     for wf in found:
         counts: dict[str, int] = {}
         for state in wf.pop("fw_states", {}).values():
             counts[state] = counts.get(state, 0) + 1
         wf["states"] = counts
     return found
-
-
-def _chunks(ids: Sequence[Any]) -> Iterable[list[Any]]:
-    return (list(ids[i:i + _CHUNK]) for i in range(0, len(ids), _CHUNK))
-
-

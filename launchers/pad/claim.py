@@ -16,7 +16,7 @@ from fireworks.core.firework import Firework, Launch, Tracker
 from fireworks.fw_config import SORT_FWS
 from pymongo import ASCENDING, DESCENDING, ReturnDocument, UpdateOne
 
-from orionflow.launchers.pad.documents import BIG, LIVE, Doc, now, now_text
+from orionflow.launchers.pad.documents import BIG, GRACE, LIVE, Doc, message_action, now, now_text
 from orionflow.launchers.pad.locks import UNLOCKED
 
 if TYPE_CHECKING:
@@ -108,13 +108,13 @@ def worker_query(query: Doc) -> Doc:
 
 
 def sort_order() -> list[tuple[str, int]]:
-    """Return the order in which READY fireworks are taken (FireWorks' SORT_FWS)."""
-    order = [("spec._priority", DESCENDING)]
-    if SORT_FWS.upper() == "FIFO":
-        order.append(("created_on", ASCENDING))
-    elif SORT_FWS.upper() == "FILO":
-        order.append(("created_on", DESCENDING))
-    return order
+    """Return the order in which READY fireworks are taken (FireWorks' SORT_FWS).
+
+    FireWorks leaves the order within a priority open by default; here the oldest come first.
+    """
+    newest_first = SORT_FWS.upper() == "FILO"
+    return [("spec._priority", DESCENDING), ("created_on", DESCENDING if newest_first
+                                             else ASCENDING)]
 
 
 class Claimer:
@@ -124,6 +124,21 @@ class Claimer:
         self.pad = pad
         self.ids = LaunchIds(pad)
         self._in_big = False
+        # Launch ids of claims under way; those of which no answer came remain.
+        self._doubtful: set[int] = set()
+
+    def give_back(self) -> list[int]:
+        """Put back what claims took whose answer never came; return the fireworks."""
+        if not self._doubtful:
+            return []
+        taken = list(self.pad.fireworks.find(
+            {"launches": {"$in": list(self._doubtful)}, "state": {"$in": list(LIVE)}},
+            {"fw_id": 1, "launches": 1}))
+        back = [fw["fw_id"] for fw in taken
+                for launch_id in self._doubtful.intersection(fw["launches"])
+                if self.pad.put_back(fw["fw_id"], launch_id, "MongoDB went away during its claim")]
+        self._doubtful.clear()
+        return back
 
     # ------------------------------------------------------------------ one, as stock does
 
@@ -131,7 +146,9 @@ class Claimer:
                  ip: str | None, state: str) -> tuple[Firework, int] | tuple[None, None]:
         """Claim the next firework and decode it (LaunchPad.checkout_fw)."""
         pad = self.pad
+        self.give_back()
         while True:
+            begin = time.time(), time.monotonic()
             doc, launch_id = self._claim_next(fworker, fw_id, state)
             if doc is None:
                 return None, None
@@ -145,25 +162,53 @@ class Claimer:
                     {"$set": {"state": "RESERVED"}, "$pull": {"launches": launch_id}})
                 fw = self._stock_candidate(doc["fw_id"])
             if fw is None:
+                self._doubtful.discard(launch_id)
                 if fw_id:
                     return None, None
                 continue
             launch = self._launch_of(fw, fworker, launch_dir, host=host, ip=ip, state=state,
                                      launch_id=launch_id)
             self._store_launch(fw, launch, fresh=plain_claim)
-            return fw, launch.launch_id
+            lost = self._lost_meanwhile([launch.launch_id], begin)
+            self._doubtful.discard(launch_id)
+            if not lost:
+                return fw, launch.launch_id
+            if fw_id:
+                return None, None
 
     def _claim_next(self, fworker: FWorker, fw_id: int | None,
                     state: str) -> tuple[Doc | None, int]:
         query = ({"fw_id": fw_id, "state": {"$in": ["READY", "RESERVED"]}} if fw_id
                  else {**worker_query(fworker.query), "state": "READY"})
         (launch_id,) = self.ids.take(1)
+        self._doubtful.add(launch_id)
         doc = self.pad.fireworks.find_one_and_update(
             query, {"$set": {"state": state, "updated_on": now_text()},
                     "$push": {"launches": launch_id}}, sort=sort_order())
         if doc is None:
+            self._doubtful.discard(launch_id)
             self.ids._free.insert(0, launch_id)  # noqa: SLF001  unused
         return doc, launch_id
+
+    def _lost_meanwhile(self, launch_ids: list[int], begin: tuple[float, float]) -> set[int]:
+        """Return the launches whose fireworks were given away while we stored the launches.
+
+        That takes long only when MongoDB was away; a sweep then takes us for dead.
+        """
+        if max(time.time() - begin[0], time.monotonic() - begin[1]) < GRACE / 3:
+            return set()
+        kept = {i for fw in self.pad.fireworks.find(
+            {"launches": {"$in": launch_ids}, "state": {"$in": list(LIVE)}}, {"launches": 1})
+            for i in fw["launches"]}
+        lost = set(launch_ids) - kept
+        if lost:
+            self.pad.launches.update_many(
+                {"launch_id": {"$in": list(lost)}, "state": {"$in": list(LIVE)}},
+                {"$set": {"state": "FIZZLED", "action": message_action(
+                    "its firework was given away before it could start")}})
+            for launch_id in lost:
+                self.pad.claims.pop(launch_id, None)
+        return lost
 
     def _decode(self, doc: Doc) -> Firework | None:
         archived = list(self.pad.launches.find(
@@ -282,6 +327,7 @@ class Claimer:
               query: Doc | None, choose: Callable[[list[Doc]], Sequence[Doc]] | None,
               candidates: int, host: str | None, ip: str | None) -> list[Claim]:
         """Claim up to ``limit`` fireworks, not decoded (see OrionLaunchPad.claim)."""
+        self.give_back()
         wanted: Doc = {**worker_query(fworker.query), "state": "READY"}
         if query:
             wanted = {"$and": [wanted, query]}
@@ -310,12 +356,14 @@ class Claimer:
                      ip: str | None) -> list[Claim]:
         if not docs:
             return []
-        pad, when = self.pad, now_text()
+        pad, when, begin = self.pad, now_text(), (time.time(), time.monotonic())
         by_id = dict(zip(self.ids.take(len(docs)), docs, strict=True))
         updates = [UpdateOne({"fw_id": d["fw_id"], "state": "READY", "launches": []},
                              {"$set": {"state": "RUNNING", "updated_on": when,
                                        "launches": [launch_id]}})
                    for launch_id, d in by_id.items()]
+        ids = list(by_id)
+        self._doubtful |= by_id.keys()
         got = pad.fireworks.bulk_write(updates, ordered=False).modified_count
         if got < len(docs):
             mine = {i for fw in pad.fireworks.find(
@@ -334,7 +382,9 @@ class Claimer:
             pad.launches.insert_many([c.launch for c in claims], ordered=False)
             self._note_many(claims)
             pad.claims.update({c.launch_id: c for c in claims})
-        return claims
+        lost = self._lost_meanwhile([c.launch_id for c in claims], begin)
+        self._doubtful.difference_update(ids)
+        return [c for c in claims if c.launch_id not in lost]
 
     def _note_many(self, claims: list[Claim]) -> None:
         """Write claims into their workflows' documents, where these are small."""

@@ -13,7 +13,7 @@ from fireworks.core.firework import Firework
 from fireworks.utilities.fw_serializers import recursive_dict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from fireworks.core.firework import FWAction
 
@@ -24,9 +24,21 @@ RANKS: dict[str, int] = Firework.STATE_RANKS
 LIVE = ("RUNNING", "RESERVED")
 #: States a refresh leaves alone.
 HELD = frozenset({"DEFUSED", "PAUSED", "ARCHIVED"})
+#: In the stored data of a launch that was given up: its firework is to run again, with these
+#: entries of its spec.
+PUT_BACK = "_put_back"
 FINISHED = ("COMPLETED", "FIZZLED")
 #: Workflows above this many fireworks are not written at every claim.
 BIG = 500
+#: What lies half done for less than this may be somebody at work, s.
+GRACE = 15.0
+#: Documents asked for in one query.
+CHUNK = 10_000
+
+
+def chunks(ids: Sequence[Any], size: int = CHUNK) -> Iterable[list[Any]]:
+    """Return the ids in lists that fit into one query."""
+    return (list(ids[i:i + size]) for i in range(0, len(ids), size))
 
 
 def now_text() -> str:
@@ -139,6 +151,14 @@ def touches_children(action: FWAction | None) -> bool:
     """Return whether an action changes other fireworks than its own, apart from their turn."""
     return action is not None and bool(
         action.update_spec or action.mod_spec or action.defuse_children or action.defuse_workflow)
+
+
+def set_path(spec: Doc, path: str, value: object) -> None:
+    """Set an entry of nested dicts, named with dots as MongoDB does."""
+    *outer, last = path.split(".")
+    for name in outer:
+        spec = spec.setdefault(name, {})
+    spec[last] = value
 
 
 def message_action(text: str, **stored: object) -> Doc:

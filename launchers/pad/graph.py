@@ -28,12 +28,14 @@ from pymongo import UpdateMany, UpdateOne
 from orionflow.launchers.pad.documents import (
     FINISHED,
     HELD,
+    PUT_BACK,
     RANKS,
     Doc,
     now,
     now_text,
     plain,
     representative,
+    set_path,
     workflow_state,
 )
 from orionflow.launchers.pad.locks import held
@@ -175,6 +177,11 @@ class Graph:
             state = "WAITING"
         else:
             launch = self.launch_of(view)
+            if launch and launch["state"] == "FIZZLED" and launch["action"] and (
+                    PUT_BACK in launch["action"].stored_data):
+                # Given up by one who died before he could make the firework READY.
+                self.put_back(fw_id, launch["action"].stored_data[PUT_BACK])
+                return
             state = launch["state"] if launch else "READY"
             action = launch["action"] if launch and state == "COMPLETED" else None
             if view.allows_fizzled and not view.told_of_fizzled:
@@ -357,6 +364,13 @@ class Graph:
             self._refresh_one(here, [])
             self.load(self.links[here])
             todo.extend(reversed(self.links[here]))
+
+    def put_back(self, fw_id: int, changes: Iterable[Iterable[Any]]) -> None:
+        """Archive the launches of a firework, change entries of its spec, and let it run again."""
+        spec = self.spec(fw_id)
+        for path, value in changes:
+            set_path(spec, path, value)
+        self.rerun(fw_id)
 
     def _exception_details(self, view: View) -> None:
         details = None

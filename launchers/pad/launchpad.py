@@ -11,10 +11,10 @@ from fireworks.core.firework import Firework, FWAction, Launch, Workflow
 from fireworks.core.launchpad import LaunchPad, LockedWorkflowError, get_action_from_gridfs
 from fireworks.fw_config import LAUNCHPAD_LOC
 
-from orionflow.launchers.pad import bulk, heartbeat, indexes, repair
+from orionflow.launchers.pad import adding, bulk, heartbeat, indexes, repair
 from orionflow.launchers.pad.claim import Claim, Claimer
 from orionflow.launchers.pad.commit import commit
-from orionflow.launchers.pad.documents import LIVE, Doc, finish_launch, message_action
+from orionflow.launchers.pad.documents import LIVE, PUT_BACK, Doc, finish_launch, message_action
 from orionflow.launchers.pad.graph import Graph
 from orionflow.launchers.pad.locks import Locks
 from orionflow.launchers.pad.settle import Outcome, Settled, Settler
@@ -91,13 +91,13 @@ class OrionLaunchPad(LaunchPad):
         if not reassign_all:
             old_new: dict[int, int] = super().add_wf(wf, reassign_all=False)
             return old_new
-        (old_new,) = bulk.add_workflows(self, [wf])
+        (old_new,) = adding.add_workflows(self, [wf])
         self.m_logger.info("Added a workflow. id_map: %s", old_new)
         return old_new
 
     def bulk_add_wfs(self, wfs: Iterable[Workflow | Firework]) -> None:
         """Add many workflows at once (LaunchPad.bulk_add_wfs)."""
-        bulk.add_workflows(self, wfs)
+        adding.add_workflows(self, wfs)
 
     def append_wf(self, new_wf: Workflow, fw_ids: Sequence[int], detour: Any = False,  # noqa: FBT002  FireWorks' own
                   pull_spec_mods: bool = True) -> None:  # noqa: FBT001, FBT002  FireWorks' own
@@ -232,7 +232,7 @@ class OrionLaunchPad(LaunchPad):
         reason
             Why, for people; stored in the launch.
         spec
-            Entries set in the firework's spec, such as ``_launch_dir``.
+            Entries set in the firework's spec, such as ``_launch_dir``; dots go deeper.
 
         Returns
         -------
@@ -244,20 +244,29 @@ class OrionLaunchPad(LaunchPad):
             if view.state not in {*LIVE, "FIZZLED"} or launch_id not in view.launches:
                 return False
             launch = self.launches.find_one({"launch_id": launch_id}) or {}
-            fields, push = finish_launch(launch, "FIZZLED", message_action(reason))
-            self.launches.update_one({"launch_id": launch_id}, {"$set": fields, "$push": push})
-            if spec:
-                graph.spec(fw_id).update(spec)
-            graph.rerun(fw_id)
+            # Should we die in between, whoever refreshes does the rest.
+            changes = [[path, value] for path, value in (spec or {}).items()]
+            fields, push = finish_launch(
+                launch, "FIZZLED", message_action(reason, **{PUT_BACK: changes}))
+            self.launches.update_one({"launch_id": launch_id, "state": {"$in": list(LIVE)}},
+                                     {"$set": fields, "$push": push})
+            graph.put_back(fw_id, changes)
         self.claims.pop(launch_id, None)
         return True
+
+    def give_back_unacknowledged(self) -> list[int]:
+        """Put back what claims took whose answer never came; the next claim does it too."""
+        return self._claimer.give_back()
 
     def restore_backup_data(self, launch_id: int, fw_id: int) -> None:
         """Do nothing: an action that can't be applied leaves firework and workflow untouched."""
 
-    def sweep(self, *, grace: float = repair.GRACE, window: float = 900.0) -> repair.Repairs:
-        """Repair what died between two writes left behind; cheap, harmless, from any process."""
-        return repair.sweep(self, grace=grace, window=window)
+    def sweep(self, **what: Any) -> repair.Repairs:
+        """Repair what died between two writes left behind; cheap, harmless, from any process.
+
+        The arguments are the fields of `repair.Sweep`.
+        """
+        return repair.sweep(self, repair.Sweep(**what))
 
     # ------------------------------------------------------------------ workflows
 

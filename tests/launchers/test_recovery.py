@@ -76,9 +76,13 @@ def test_nothing_is_done_when_all_is_well(project, pad, stock):
 
 
 def test_a_lock_of_a_dead_process_is_taken_away_and_a_living_ones_not(project, pad, stock):
-    pad.workflows.update_one({}, {"$set": {"locked": pad.identity.to_dict()}})
+    def lock(owner):
+        pad.workflows.update_one({}, {"$set": {
+            "locked": {"token": "x", "by": owner.to_dict(), "at": datetime.now(UTC)}}})
+
+    lock(pad.identity)
     assert recover(project, pad) == []
-    pad.workflows.update_one({}, {"$set": {"locked": dead_launcher().to_dict()}})
+    lock(dead_launcher())
     (step,) = recover(project, pad)
     assert step.what == "unlocked"
     assert "locked" not in pad.workflows.find_one()
@@ -104,20 +108,21 @@ def test_the_mark_of_a_lock_that_was_released_is_forgotten(project, pad, stock):
     assert "lock_seen" not in pad.workflows.find_one()
 
 
-def test_a_claim_of_a_dead_launcher_is_freed(project, pad, stock):
-    claim = {**dead_launcher().to_dict(), "at": "2026-01-01T00:00:00+00:00"}
-    pad.fireworks.update_one({"fw_id": 1}, {"$set": {"state": "RESERVED", "claim": claim}})
+def test_a_claim_that_never_got_to_a_launch_is_freed(project, pad, stock):
+    pad.fireworks.update_one({"fw_id": 1}, {"$set": {
+        "state": "RUNNING", "launches": [99], "updated_on": long_ago(1).isoformat()}})
+    assert recover(project, pad) == []
+    pad.fireworks.update_one({"fw_id": 1}, {"$set": {"updated_on": long_ago(60).isoformat()}})
     (step,) = recover(project, pad)
     assert (step.what, step.fw_ids) == ("unreserved", [1])
     fw = pad.fireworks.find_one({"fw_id": 1})
-    assert fw["state"] == "READY"
-    assert "claim" not in fw
+    assert (fw["state"], fw["launches"]) == ("READY", [])
 
 
 def test_a_stock_reservation_without_launch_is_freed_after_a_while(project, pad, stock):
     """What FireWorks leaves when it is killed between claim and launch; it never finds it."""
     pad.fireworks.update_one({"fw_id": 1}, {"$set": {"state": "RESERVED",
-                                                     "updated_on": long_ago(60)}})
+                                                     "updated_on": long_ago(30)}})
     assert stock.detect_unreserved(0) == []
     assert recover(project, pad) == []
     pad.fireworks.update_one({"fw_id": 1}, {"$set": {"updated_on": long_ago(1200)}})
@@ -137,6 +142,7 @@ def test_a_launch_completed_behind_its_fireworks_back_is_carried_through(project
         "$push": {"state_history": {"state": "COMPLETED", "created_on": before}}})
     assert fw.fw_id == 1
     assert pad.fireworks.find_one({"fw_id": 1})["state"] == "RUNNING"
+    pad.fireworks.update_one({"fw_id": 1}, {"$set": {"updated_on": before}})
     (step,) = recover(project, pad)
     assert (step.what, step.fw_ids) == ("refreshed", [1])
     assert [f["state"] for f in pad.fireworks.find(sort=[("fw_id", 1)])] == ["COMPLETED", "READY"]

@@ -57,10 +57,10 @@ def killed_after(cls, access, work, commands):
 
 def clean_up(pad):
     """What a launcher or `orionflow recover` does within two minutes."""
-    pad.sweep(grace=0.0)
+    pad.sweep(grace=0.0, stock_grace=0.0)
     for launch in list(pad.launches.find({"state": "RUNNING"})):
         pad.put_back(launch["fw_id"], launch["launch_id"], "its launcher was killed")
-    pad.sweep(grace=0.0)
+    pad.sweep(grace=0.0, stock_grace=0.0)
 
 
 def act(fw):

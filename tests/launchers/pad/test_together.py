@@ -190,7 +190,7 @@ def test_mongod_killed_loses_nothing_that_was_acknowledged(tmp_path):
         join(children, 90)
         time.sleep(0.1)
         # A claim whose acknowledgement was lost is nobody's; that is what sweeping is for.
-        pad.sweep(grace=0.0)
+        pad.sweep(grace=0.0, stock_grace=0.0)
         for launch in list(pad.launches.find({"state": "RUNNING"})):
             pad.put_back(launch["fw_id"], launch["launch_id"], "claimed during an outage")
         run_all(pad, act=lambda fw: act(fw.name))
