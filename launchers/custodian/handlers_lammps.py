@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,8 +28,6 @@ from orionflow.launchers.custodian.rules import read_text
 from orionflow.launchers.custodian.watch import FROZEN_ID
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from orionflow.launchers.custodian.lammps_base import LammpsRun
     from orionflow.launchers.custodian.rules import Attempt, Rule
 
@@ -84,7 +81,7 @@ class Quit:
         output = self.run.output(attempt)
         if not attempt.returncode or output.errors or output.ended or not output.started:
             return None
-        command = next((m[0] for text in self._texts() for m in _QUIT.finditer(text)), None)
+        command = next((q for q in self.run.quits() if q not in {"quit", "quit 0"}), None)
         if command is None:
             return None
         lines = [line.strip() for line in attempt.stdout.splitlines() if line.strip()]
@@ -92,20 +89,9 @@ class Quit:
                        "and at the last lines LAMMPS printed")
         return f"return code {attempt.returncode} by {command!r}, last line: {lines[-1]}"
 
-    def _texts(self) -> Iterator[str]:
-        """Go through the script and the files it jumps to or includes."""
-        yield self.run.script.text()
-        for command in self.run.script.all("include", "jump"):
-            if command.args and "$" not in command.args[0]:
-                yield read_text(self.run.folder / command.args[0])
-
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:  # noqa: ARG002
         """Nothing: it would end the same way."""
         return None
-
-
-# At the start of a line, or in the quotes of an `if`; anything but `quit` and `quit 0`.
-_QUIT = re.compile(r"(?:(?<=^)|(?<=[\"'])|(?<=\n))[ \t]*quit[ \t]+(?!0\b)[^\s\"'#]+")
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from orionflow.launchers.custodian.lammps_script import Script
 from orionflow.launchers.custodian.rules import read_text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from orionflow.launchers.custodian.lammps_job import LammpsJob
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 EARLIER_LOG = "orionflow.earlier.log"
 FIRST_SCRIPT = "orionflow.first.script"
 DANGER_FILE = "orionflow.danger"
+# At the start of a line, or in the quotes of an `if`.
+_QUIT = re.compile(r"(?:^|(?<=[\"']))[ \t]*quit\b[ \t]*[^\s\"'#]*", re.MULTILINE)
 _GOES_ON = "# orionflow: goes on at step "
 
 
@@ -126,10 +130,19 @@ class LammpsRun:
         """Unit style: as printed (a restart file brings its own along), else as in the script."""
         return self._seen[2].units if self._seen is not None else model.units(self.script)
 
+    def quits(self) -> Iterator[str]:
+        """Go through the `quit` commands of the script and of the files it jumps to."""
+        texts = [self.script.text()]
+        texts += [read_text(self.folder / c.args[0]) for c in self.script.all("include", "jump")
+                  if c.args and "$" not in c.args[0]]
+        for text in texts:
+            for match in _QUIT.finditer(text):
+                yield match[0].strip()
+
     def complete(self, attempt: Attempt) -> bool:
         """Whether LAMMPS ended by itself and without an error."""
         found = self.output(attempt)
-        quits = any(self.script.all("quit"))
+        quits = next(self.quits(), None) is not None
         return attempt.returncode == 0 and not found.errors and (
             found.ended or (quits and bool(found.runs)))
 

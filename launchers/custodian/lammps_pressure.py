@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from orionflow.launchers.custodian import lammps_edit as edit
 from orionflow.launchers.custodian import lammps_model as model
-from orionflow.launchers.custodian.lammps_unstable import starts_badly
+from orionflow.launchers.custodian.lammps_unstable import began_calmly, starts_badly
 
 if TYPE_CHECKING:
     from orionflow.launchers.custodian.lammps_base import LammpsRun
+    from orionflow.launchers.custodian.lammps_output import LammpsOutput
     from orionflow.launchers.custodian.lammps_script import Script
     from orionflow.launchers.custodian.lammps_unstable import Ladder
     from orionflow.launchers.custodian.rules import Attempt
@@ -74,11 +75,22 @@ class Barostat:
         if not self._eased:
             self._eased = True
             changes = edit.slow_barostat(script, timestep or model.timestep(script))
+        if not changes and not self.pattern and _expands(script, output):
+            self.advice = ("the box grows at usual temperatures and with a slow barostat: at this "
+                           "temperature and pressure the substance is a gas, or the pressure is "
+                           "in other units than meant; if meant, start from the box of the gas")
+            return None
         if not changes and not self._nvt:
             self._nvt = True
             changes = edit.nvt_first(script, start)
         changes = changes or self.ladder.climb(attempt) or []
         return [*begun, *changes] if changes else None
+
+
+def _expands(script: Script, output: LammpsOutput) -> bool:
+    """Whether a box grew for want of pressure, not because the atoms flew apart."""
+    volumes = [v for r in output.runs if not r.minimize for v in r.column("Volume")]
+    return len(volumes) > 1 and volumes[-1] > volumes[0] and began_calmly(script, output)
 
 
 def exploded(volumes: list[float]) -> str | None:

@@ -77,8 +77,8 @@ class AtomsGone:
         script, output = self.run.whole(attempt)
         if _open_box(script) and began_calmly(script, output):
             self.advice = ("most atoms left the open box at usual energies and a usual time step, "
-                           "and `lost ignore` let them go: make the box larger, hold the atoms by "
-                           "walls, use boundary m or p, or run for a shorter time")
+                           "and `thermo_modify lost` let them go: make the box larger, hold the "
+                           "atoms by walls, use boundary m or p, or run for a shorter time")
             return None
         return self.ladder.climb(attempt)
 
@@ -336,7 +336,7 @@ class StepsMissing:
         plans = model.plans(script)
         if not script.linear or any(r.halted for r in blocks):
             return None  # fix halt is the user's own condition
-        if any(script.all("quit")):
+        if next(self.run.quits(), None) is not None:
             return None
         if len(blocks) < len(plans):
             return f"{len(plans)} runs in the input, {len(blocks)} in the output"
