@@ -1,4 +1,4 @@
-"""What cron runs around `qlaunch`: recover, then as many allocations as waiting work needs.
+"""What cron runs around `qlaunch`: recover, then the allocations that waiting work needs.
 
 One at a time (a kernel lock that no kill leaves behind), never more than the queue cap, quiet,
 and after a failed sbatch ever more rarely.
@@ -15,17 +15,22 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orionflow.errors import ConfigError, LaunchError, OrionflowError
-from orionflow.launchers.allocation import Allocation
+import yaml
+
+from orionflow.errors import ConfigError, InputError, LaunchError, OrionflowError
+from orionflow.launchers.demand import Group, Shape, kinds, plan
 from orionflow.launchers.machine import load_machine
+from orionflow.launchers.pad.documents import as_time
 from orionflow.launchers.project import FWORKER_FILE, QADAPTER_FILE, project_environment
-from orionflow.launchers.sbatch import JOB_NAME
+from orionflow.launchers.resources import Resources
+from orionflow.launchers.sbatch import JOB_NAME, sized_qadapter
 from orionflow.launchers.scheduler import Scheduler
 from orionflow.launchers.services.processes import read_state, write_private
 from orionflow.launchers.slurm import Fate
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
 
     from orionflow.launchers.launchpad import ProjectLaunchPad
     from orionflow.launchers.machine import MachineProfile
+    from orionflow.launchers.slurm import SlurmJob
 
 LOCK_FILE = "cron.lock"
 STOP_FILE = "cron.stop"
@@ -44,6 +50,11 @@ _LOG_BYTES, _LOG_FILES = 2**20, 3
 # Pause after the first failed submission and the longest one, s; it doubles in between.
 _FIRST_PAUSE, _LONGEST_PAUSE = 120.0, 4 * 3600.0
 _QLAUNCH_TIMEOUT = 300.0
+# Where launchers tell what they do; one that was silent for longer counts for nothing, s.
+LAUNCHERS = "orionflow_launchers"
+_ALIVE = 60.0
+# From the start of an allocation to the first word of its launcher, at most, s.
+_STARTING = 120.0
 
 
 @dataclass
@@ -60,6 +71,12 @@ class CronReport:
         READY jobs that an allocation of the profile can take; None: not looked at.
     queued
         Allocations of ours in the queue before.
+    sizes
+        Size of each allocation asked for, in words.
+    impossible
+        READY jobs that no allocation can take, and why, one line for each kind.
+    news
+        Those of them that no earlier run has told of.
     note
         Why nothing was submitted.
     problem
@@ -72,6 +89,9 @@ class CronReport:
     recovered: list[str] = field(default_factory=list)
     ready: int | None = None
     queued: int | None = None
+    sizes: list[str] = field(default_factory=list)
+    impossible: list[str] = field(default_factory=list)
+    news: list[str] = field(default_factory=list)
     note: str = ""
     problem: str = ""
     try_later: bool = False
@@ -84,8 +104,10 @@ class CronReport:
         """Return a few lines."""
         lines = [f"recovered: {line}" for line in self.recovered]
         if self.submitted:
+            sizes = ", ".join(f"{n} x {size}" for size, n in Counter(self.sizes).items())
             lines.append(f"submitted Slurm job(s) {', '.join(self.submitted)} for {self.ready} "
-                         "READY job(s)")
+                         f"READY job(s): {sizes}")
+        lines += self.impossible
         if self.note:
             lines.append(self.note)
         if self.problem:
@@ -162,70 +184,123 @@ class _Cron:
 
         with closing(open_launchpad(self.project)) as pad:
             self.report.recovered = [s.describe() for s in recover(self.project, pad)]
-            ready = self._ready(pad)
-        if self.machine.scheduler != "slurm":
-            self.report.note = (f"machine {self.machine.name!r} has no queue; "
-                                "`orionflow launch` runs the jobs")
-            return
-        self.report.ready = ready
-        if not self.report.ready:
+            if self.machine.scheduler != "slurm":
+                self.report.note = (f"machine {self.machine.name!r} has no queue; "
+                                    "`orionflow launch` runs the jobs")
+                return
+            groups = self._groups(pad)
+            mine = [job for job in self.scheduler.my_queue() if job.name == JOB_NAME]
+            there = self._there(pad, mine) if groups else []
+            # Its children, too, will want to run there.
+            more = pad.workflows.find_one(
+                {"state": {"$in": ["READY", "RUNNING", "RESERVED"]}, "nodes.1": {"$exists": True}},
+                {"_id": 1}) is not None
+        planned = plan(self.machine, groups, there, more_to_come=more)
+        self._tell_impossible(planned.impossible)
+        self.report.ready, self.report.queued = planned.possible, len(mine)
+        if not planned.possible:
             self.report.note = "no READY job that an allocation can take"
             return
         wait = float(cron_state(self.project).get("not_before") or 0.0) - time.time()
         if wait > 0:
             self.report.note = f"waiting {wait:.0f} s more after a failed submission"
             return
-        wanted = self._wanted()
-        for _ in range(wanted):
+        wanted = planned.wanted[:max(0, self.machine.allocation.max_queued - len(mine))]
+        self._ask_for(wanted)
+        if not wanted:
+            self.report.note = (f"{len(mine)} allocation(s) in the queue are enough "
+                                f"(max_queued {self.machine.allocation.max_queued})")
+
+    def _ask_for(self, wanted: list[Shape]) -> None:
+        known = dict(cron_state(self.project).get("allocations") or {})
+        for shape in wanted:
             try:
-                job_id = self._submit()
+                job_id = self._submit(shape)
             except LaunchError as error:
                 self._back_off(error)
                 raise
             if job_id is None:
                 break
             self.report.submitted.append(job_id)
+            self.report.sizes.append(shape.describe())
+            known[job_id] = {**asdict(shape), "at": time.time()}
+            stamp(self.state_file, allocations=known)
         if wanted:
             stamp(self.state_file, failures=0, not_before=0.0, last_error="")
-        else:
-            self.report.note = (f"{self.report.queued} allocation(s) in the queue are enough "
-                                f"(max_queued {self.machine.allocation.max_queued})")
 
-    def _ready(self, pad: ProjectLaunchPad) -> int:
-        """Count READY jobs that an allocation of the profile can take."""
+    def _groups(self, pad: ProjectLaunchPad) -> list[Group]:
+        """Return what is READY for workers of this project, grouped by what it asks for."""
         from fireworks.core.fworker import FWorker
 
         path = self.project / FWORKER_FILE
         worker = (FWorker.from_file(str(path)) if path.is_file()
                   else FWorker(self.machine.name, self.machine.category))
+        found = pad.fireworks.aggregate([
+            {"$match": {**worker.query, "state": "READY"}},
+            {"$group": {"_id": "$spec.resources", "count": {"$sum": 1},
+                        "first": {"$min": "$fw_id"}, "priority": {"$max": "$spec._priority"}}},
+            {"$sort": {"first": 1}}])
+        groups = []
+        for doc in found:
+            priority = doc["priority"] if isinstance(doc["priority"], (int, float)) else 0.0
+            try:
+                groups.append(Group(Resources.parse(doc["_id"]), doc["count"], priority,
+                                    doc["first"]))
+            except InputError as error:  # of other tools; ours are checked at submission
+                self._impossible(doc["count"], doc["first"], error.message)
+        return groups
+
+    def _there(self, pad: ProjectLaunchPad, mine: list[SlurmJob]) -> list[Shape]:
+        """Return allocations that will take READY jobs: those that wait, and free cores."""
+        known = cron_state(self.project).get("allocations") or {}
+        usual = kinds(self.machine)[0]
         now = time.time()
-        asked = self.machine.allocation
-        room = Allocation(
-            nodes=asked.nodes, cores=asked.nodes * self.machine.cores,
-            memory=self.machine.memory_per_node, started=now, deadline=now + asked.walltime)
-        query = {"$and": [worker.query, room.query(now)], "state": "READY"}
-        return int(pad.fireworks.count_documents(query))
+        told: set[str] = set()
+        there = []
+        for doc in pad.db[LAUNCHERS].find({}, {"_id": 0, "slurm_job_id": 1, "cores": 1, "busy": 1,
+                                               "deadline": 1, "beat": 1, "ended": 1, "gpus": 1}):
+            told.add(str(doc.get("slurm_job_id")))
+            beat = as_time(doc.get("beat"))
+            free = int(doc.get("cores") or 0) - int(doc.get("busy") or 0)
+            if not doc.get("ended") and beat and now - beat.timestamp() < _ALIVE and free > 0:
+                left = (doc.get("deadline") or now + usual.walltime) - now
+                there.append(Shape("free", 1, free, None, 0, max(0, int(left))))
+        for job in mine:
+            stored = known.get(job.job_id) or {}
+            fields = {k: v for k, v in stored.items() if k != "at"}
+            shape = Shape(**fields) if fields else usual
+            starting = now - float(stored.get("at") or 0.0) < _STARTING
+            if job.fate is Fate.WAITING or (starting and job.job_id not in told):
+                there.append(shape)
+        queued = {job.job_id for job in mine}
+        stamp(self.state_file, allocations={k: v for k, v in known.items() if k in queued})
+        return there
 
-    def _wanted(self) -> int:
-        """Return how many allocations to ask for: those that wait will take READY jobs too."""
-        mine = [job for job in self.scheduler.my_queue() if job.name == JOB_NAME]
-        waiting = sum(job.fate is Fate.WAITING for job in mine)
-        self.report.queued = len(mine)
-        room = self.machine.allocation.max_queued - len(mine)
-        return max(0, min(room, (self.report.ready or 0) - waiting))
+    def _tell_impossible(self, impossible: list[tuple[Group, str]]) -> None:
+        for group, why in impossible:
+            self._impossible(group.count, group.first, why)
+        told = cron_state(self.project).get("told") or []
+        self.report.news = [line for line in self.report.impossible if line not in told]
+        stamp(self.state_file, told=self.report.impossible)
 
-    def _submit(self) -> str | None:
+    def _impossible(self, count: int, first: int, why: str) -> None:
+        jobs = (f"firework {first}" if count == 1 else
+                f"{count} fireworks, the first of them {first},")
+        self.report.impossible.append(
+            f"{jobs} can't run on machine {self.machine.name!r}: {why}")
+
+    def _submit(self, shape: Shape) -> str | None:
         """Submit one allocation through stock `qlaunch`; return its Slurm id.
 
         None when no READY job is left: launchers were faster.
         """
-        if not (self.project / QADAPTER_FILE).is_file():
-            raise ConfigError(f"no {QADAPTER_FILE} in {self.project}",
-                              hint="`orionflow init` writes it")
+        config = self._qadapter()
         folder = _new_folder(self.project)
         qlaunch = Path(sys.executable).with_name("qlaunch")
-        command = [str(qlaunch), "-c", str(self.project), "--launch_dir", str(folder),
-                   "singleshot"]
+        adapter = folder / QADAPTER_FILE
+        write_private(adapter, yaml.safe_dump(sized_qadapter(config, shape)))
+        command = [str(qlaunch), "-c", str(self.project), "-q", str(adapter), "--launch_dir",
+                   str(folder), "singleshot"]
         try:
             done = subprocess.run(
                 command, cwd=self.project, env={**os.environ, **project_environment(self.project)},
@@ -241,6 +316,7 @@ class _Cron:
         if found := _JOB_ID.search(done.stdout):
             return found[1]
         if _NO_WORK in done.stdout:
+            adapter.unlink()
             folder.rmdir()
             return None
         reason = sbatch_error(done.stdout)
@@ -248,6 +324,20 @@ class _Cron:
                           code=done.returncode, stderr=reason,
                           hint=f"correct the machine profile or {QADAPTER_FILE}, see "
                           f"{folder / 'FW_submit.script'}; the next try waits longer each time")
+
+    def _qadapter(self) -> dict[str, Any]:
+        path = self.project / QADAPTER_FILE
+        try:
+            config = yaml.safe_load(path.read_text())
+        except FileNotFoundError as error:
+            raise ConfigError(f"no {QADAPTER_FILE} in {self.project}",
+                              hint="`orionflow init` writes it") from error
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path} is not YAML: {error}") from error
+        if not isinstance(config, dict):
+            raise ConfigError(f"{path} must hold `name: value` lines",
+                              hint="`orionflow init --force` writes it anew")
+        return config
 
     def _back_off(self, error: LaunchError) -> None:
         failures = int(cron_state(self.project).get("failures") or 0) + 1

@@ -20,14 +20,31 @@ Memory = Annotated[int, BeforeValidator(parse_memory), Field(ge=1)]
 Walltime = Annotated[int, BeforeValidator(parse_walltime), Field(ge=1)]
 
 
+class AllocationClass(BaseModel):
+    """Another kind of allocation: a partition of small or big nodes, of GPUs, of long jobs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="For people.")
+    nodes: int = Field(default=1, ge=1, description="Nodes at most.")
+    cores_per_node: int | None = Field(default=None, ge=1, description="As the machine's.")
+    memory_per_node: Memory | None = Field(default=None, description="MiB; as the machine's.")
+    gpus_per_node: int | None = Field(default=None, ge=0, description="As the machine's.")
+    walltime: Walltime | None = Field(default=None, description="As that of `allocation`.")
+    partition: str | None = Field(default=None, description="As the machine's.")
+    qos: str | None = Field(default=None, description="As the machine's.")
+
+
 class AllocationProfile(BaseModel):
-    """The Slurm job `qlaunch` asks for: nodes, time and how many at once."""
+    """The Slurm job `qlaunch` asks for at most: nodes, time and how many at once."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     nodes: int = Field(default=1, ge=1)
     walltime: Walltime = 3600
     max_queued: int = Field(default=4, ge=1, description="Most jobs in the queue at once.")
+    classes: tuple[AllocationClass, ...] = Field(
+        default=(), description="Other kinds; a job gets the smallest it fits in.")
 
 
 class MachineProfile(BaseModel):
@@ -42,6 +59,7 @@ class MachineProfile(BaseModel):
     nodes: int = Field(default=1, ge=1, description="Nodes one job may use.")
     cores_per_node: int | None = Field(default=None, ge=1, description="None: count them here.")
     memory_per_node: Memory | None = Field(default=None, description="MiB; None: not checked.")
+    gpus_per_node: int = Field(default=0, ge=0, description="GPUs of each node.")
     max_walltime: Walltime | None = Field(default=None, description="Longest job, s.")
     mpi: Literal["mpirun", "srun", "none"] = "mpirun"
     mpi_options: tuple[str, ...] = ()
@@ -94,6 +112,7 @@ class MachineProfile(BaseModel):
             ("ranks x threads", resources.cores, resources.nodes * per_node,
              f" ({resources.nodes} node(s) of {per_node} cores)"),
             ("memory", resources.memory or 0, self.memory_per_node, " MiB per node"),
+            ("gpus", resources.gpus, self.gpus_per_node, " per node"),
             ("walltime", resources.walltime, self.max_walltime, " s"),
         ]
         for name, asked, most, unit in limits:

@@ -1,4 +1,4 @@
-"""What a job needs: nodes, MPI ranks, threads, memory, walltime."""
+"""What a job needs: nodes, MPI ranks, threads, memory, GPUs, walltime."""
 
 from __future__ import annotations
 
@@ -42,6 +42,8 @@ class Resources(BaseModel):
         OpenMP threads of each rank.
     memory
         MiB on each node, or None for a share in proportion to the cores.
+    gpus
+        GPUs on each node.
     walltime
         Seconds the job may take; also accepts ``"HH:MM:SS"`` and ``"D-HH:MM:SS"``.
     """
@@ -52,6 +54,7 @@ class Resources(BaseModel):
     ranks: int = Field(default=1, ge=1)
     threads: int = Field(default=1, ge=1)
     memory: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(parse_memory)] = None
+    gpus: int = Field(default=0, ge=0)
     walltime: Annotated[int, BeforeValidator(parse_walltime), Field(ge=1)] = 3600
 
     @property
@@ -77,6 +80,6 @@ class Resources(BaseModel):
             name = ".".join(map(str, first["loc"]))
             raise InputError(
                 f"resources: {name} = {first.get('input')!r}: {first['msg']}",
-                hint="valid: nodes, ranks, threads, memory (MiB or '4GB'), "
+                hint="valid: nodes, ranks, threads, memory (MiB or '4GB'), gpus, "
                 "walltime (seconds or 'HH:MM:SS')",
             ) from error

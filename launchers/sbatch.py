@@ -13,6 +13,7 @@ from orionflow.errors import ConfigError
 from orionflow.launchers.slurm import format_walltime
 
 if TYPE_CHECKING:
+    from orionflow.launchers.demand import Shape
     from orionflow.launchers.machine import MachineProfile
     from orionflow.launchers.resources import Resources
 
@@ -64,6 +65,7 @@ def qadapter_config(profile: MachineProfile, project: Path) -> dict[str, Any]:
         "cpus_per_task": 1,
         # 0 is all the memory of the node.
         "mem": f"{profile.memory_per_node}M" if profile.memory_per_node else "0",
+        "gres": f"gpu:{profile.gpus_per_node}" if profile.gpus_per_node else None,
         "walltime": format_walltime(profile.allocation.walltime),
         "queue": profile.partition,
         "account": profile.account,
@@ -110,6 +112,28 @@ def pre_rocket(profile: MachineProfile, project: Path) -> str:
     return "\n".join(lines)
 
 
+def sized_qadapter(config: dict[str, Any], shape: Shape) -> dict[str, Any]:
+    """Return the content of ``my_qadapter.yaml`` for an allocation of this size.
+
+    Parameters
+    ----------
+    config
+        The project's own, perhaps edited by hand.
+    shape
+        The size.
+    """
+    sized = {**config, "nodes": shape.nodes, "walltime": format_walltime(shape.walltime)}
+    if not shape.whole or shape.name != "default":
+        sized["ntasks_per_node"] = shape.cores
+    if not shape.whole:
+        # All memory of the node would keep others from its free cores.
+        sized["mem"] = None if shape.memory is None else f"{shape.memory}M"
+    if shape.gpus or str(config.get("gres", "")).startswith("gpu"):
+        sized["gres"] = f"gpu:{shape.gpus}" if shape.gpus else None
+    sized |= {k: v for k, v in (("queue", shape.partition), ("qos", shape.qos)) if v is not None}
+    return {k: v for k, v in sized.items() if v is not None}
+
+
 def queueadapter_spec(resources: Resources, max_walltime: int | None = None) -> dict[str, Any]:
     """Return ``_queueadapter`` of one job: its own allocation, for `qlaunch -r`.
 
@@ -130,6 +154,8 @@ def queueadapter_spec(resources: Resources, max_walltime: int | None = None) -> 
     }
     if resources.memory is not None:
         spec["mem"] = f"{resources.memory}M"
+    if resources.gpus:
+        spec["gres"] = f"gpu:{resources.gpus}"
     return spec
 
 

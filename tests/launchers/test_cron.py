@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -133,14 +134,29 @@ class TestOnSlurm:
             submit(small_jobs.nap(600, str(marks)))
         first = run_cron(slurm_project)
         assert len(first.submitted) == 4  # max_queued of the profile
+        assert first.sizes == ["2 core(s), 60 min"] * 4  # a whole virtual node
         second = run_cron(slurm_project)
         assert second.submitted == []
         assert "are enough" in second.note
 
-    def test_a_job_too_big_for_the_allocation_is_not_submitted_for(self, slurm_project):
+    def test_a_job_too_big_for_any_allocation_is_named_once(self, slurm_project):
         submit(small_jobs.add(1, 1), resources={"walltime": "20:00:00"})
+        code, out, err = small_jobs.run("orionflow", "cron")
+        assert (code, out) == (0, "")
+        assert err.startswith("firework 1 can't run on machine 'private-slurm': walltime = 72000")
+        assert small_jobs.run("orionflow", "cron") == (0, "", "")
         report = run_cron(slurm_project)
-        assert (report.ready, report.submitted) == (0, [])
+        assert (report.ready, report.submitted, len(report.impossible)) == (0, [], 1)
+
+    def test_a_small_job_gets_a_small_allocation(self, slurm_project, marks):
+        submit(small_jobs.nap(600, str(marks)), resources={"walltime": 600})
+        report = run_cron(slurm_project)
+        (job,) = report.submitted
+        shown = subprocess.run([Scheduler(slurm_project).program("scontrol"), "-o", "show", "job",
+                                job], capture_output=True, text=True, check=True).stdout
+        assert "NumCPUs=1 " in shown
+        assert "TimeLimit=00:13:00 " in shown
+        assert run_cron(slurm_project).submitted == []  # it waits, or its launcher starts
 
     def test_stop_file_stops_it(self, slurm_project):
         submit(small_jobs.add(1, 1))
@@ -213,8 +229,8 @@ class TestOnSlurm:
 
     def test_reservation_of_a_cancelled_slurm_job_is_freed(self, slurm_project, slurm, pad,
                                                           marks, wait_until):
-        for _ in range(4):
-            submit(small_jobs.nap(600, str(marks)), priority=5)
+        for _ in range(4):  # each takes a virtual node
+            submit(small_jobs.nap(600, str(marks)), priority=5, resources={"ranks": 2})
         run_cron(slurm_project)
         wait_until(lambda: (states(pad) == ["RUNNING"] * 4, states(pad)), timeout=60)
         submit(small_jobs.add(1, 1))  # all nodes are busy: its Slurm job has to wait
