@@ -72,8 +72,9 @@ _FILES = (
         "space and the save folder", transient=True, silent=True,
         advice="free some space or put outdir on another disk, then run it again unchanged",
         resources=("disk",), reproduced="launchers/qe/test_processes.py"),
-    _pw("QE_XML_BROKEN", "the XML of an earlier run is damaged",
-        shows="return code 134 and nothing on stdout; on stderr `PARSE_ERR`",
+    _pw("QE_XML_BROKEN", "the XML of an earlier run is damaged or missing",
+        shows="return code 134 and nothing on stdout; on stderr `PARSE_ERR`; a restart without it: "
+        "`fatal error reading xml file`",
         remedy=("from scratch, with the damaged folder moved away",),
         advice="run the parent SCF again", reproduced="qe_failures/QE_XML_BROKEN"),
     _pw("QE_DENSITY_BROKEN", "the charge density can't be read",
@@ -232,6 +233,11 @@ _USER = (
         shows="`atoms # 1 and # 2 overlap!`; nothing below 0.5 Å", when="before", silent=True,
         advice="check the positions, the cell and their units",
         reproduced="qe_failures/QE_ATOMS_OVERLAP"),
+    _pw("QE_FUNCTIONAL_WRONG", "the functional is not the one that was named",
+        shows="nothing: pw.x takes the parts of input_dft it recognises; the numbers behind "
+        "`Exchange-correlation` begin with 0 0", silent=True,
+        advice="write the name as pw.x knows it, for example PBE, PBEsol or SCAN",
+        reproduced="qe_failures/QE_FUNCTIONAL_WRONG"),
     _pw("QE_TOO_MANY_KPOINTS", "more k-points than pw.x can take",
         shows="`too many k-points`", advice="choose a coarser grid or use symmetry",
         reproduced="qe_failures/QE_TOO_MANY_KPOINTS"),

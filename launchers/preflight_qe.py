@@ -6,12 +6,22 @@ import difflib
 import os
 import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orionflow.errors import InputError
-from orionflow.launchers.qe_geometry import read_geometry
+from orionflow.launchers.preflight_qe_input import (
+    check_counts,
+    check_kpoints,
+    check_q_point,
+    check_spins,
+    check_types,
+    check_values,
+    unclosed_quote,
+)
+from orionflow.launchers.problem import Problem
+from orionflow.launchers.qe_electrons import electron_count
+from orionflow.launchers.qe_geometry import read_geometry, xml_geometry
 from orionflow.launchers.qe_input import QeInput, read_input
 from orionflow.launchers.qe_keywords import KEYWORDS
 from orionflow.launchers.qe_output import read_xml, xml_text
@@ -25,22 +35,7 @@ if TYPE_CHECKING:
 _SHORTEST = 0.5  # Å; the shortest bond there is, H2+, has 1.06, H2 0.74
 _NEEDS_PARENT = ("nscf", "bands")
 _MINIMUM_FREE = 2 * 2**20
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One reason not to start.
-
-    Attributes
-    ----------
-    transient
-        Whether it may pass by itself (a full disk).
-    """
-
-    failure_id: str
-    message: str
-    hint: str
-    transient: bool = False
+__all__ = ["Problem", "check_ph", "check_pw"]
 
 
 def check_pw(folder: Path, input_file: str, environment: Mapping[str, str] | None = None, *,
@@ -67,14 +62,17 @@ def check_pw(folder: Path, input_file: str, environment: Mapping[str, str] | Non
     try:
         found = read_input(path)
     except InputError as error:
-        return Problem("QE_INPUT_NAMELIST", error.message, error.hint)
+        return _unreadable(path, error)
     checks: list[Callable[[], Problem | None]] = [
-        lambda: _namelists(found), lambda: _cutoffs(found), lambda: _cards(found),
+        lambda: _namelists(found), lambda: check_types(found), lambda: check_values(found),
+        lambda: _cutoffs(found), lambda: _cards(found), lambda: check_counts(found),
+        lambda: check_kpoints(found), lambda: check_spins(found),
         lambda: _geometry(found), lambda: _pseudopotentials(found, folder, variables),
-        lambda: _smearing(found), lambda: _outdir(found, folder, variables),
+        lambda: _charge(found), lambda: _smearing(found), lambda: _outdir(found, folder, variables),
     ]
     if parents:
-        checks.append(lambda: _parent(found, folder, variables))
+        checks += [lambda: _parent(found, folder, variables),
+                   lambda: _same_atoms(found, folder, variables)]
     return next((problem for check in checks if (problem := check()) is not None), None)
 
 
@@ -89,13 +87,22 @@ def check_ph(folder: Path, input_file: str, environment: Mapping[str, str] | Non
     try:
         found = read_input(path)
     except InputError as error:
-        return Problem("QE_INPUT_NAMELIST", error.message, error.hint)
+        return _unreadable(path, error)
     if "inputph" not in found.namelists:
         return Problem("QE_INPUT_NAMELIST", f"no namelist &inputph in {input_file}",
                        "the input of ph.x is a title line, then &inputph ... /")
-    if (problem := _keys(found, ("inputph",))) is not None:
-        return problem
+    for problem in (_keys(found, ("inputph",)), check_types(found), check_q_point(found)):
+        if problem is not None:
+            return problem
     return _parent_files(found, folder, variables, need_density=False) if parents else None
+
+
+def _unreadable(path: Path, error: InputError) -> Problem:
+    line = unclosed_quote(path.read_text(errors="replace"))
+    if line is None:
+        return Problem("QE_INPUT_NAMELIST", error.message, error.hint)
+    return Problem("QE_INPUT_NAMELIST", f"a quote is not closed in {path.name}: {line}",
+                   "close it on the same line")
 
 
 def _namelists(found: QeInput) -> Problem | None:
@@ -222,6 +229,16 @@ def _pseudopotentials(found: QeInput, folder: Path, variables: Mapping[str, str]
     return None
 
 
+def _charge(found: QeInput) -> Problem | None:
+    electrons = electron_count(found)
+    if electrons is None or electrons > 0 or "space_group" in found.namelists["system"]:
+        return None
+    charge = found.number("system", "tot_charge", 0.0)
+    return None if charge <= 0 else Problem(
+        "QE_CHARGE_WRONG", f"tot_charge = {charge:g} takes away all electrons: "
+        f"{electrons:g} are left", "tot_charge is what is missing: +1 is one electron less")
+
+
 def _smearing(found: QeInput) -> Problem | None:
     occupations = str(found.get("system", "occupations", "")).strip().lower()
     if occupations == "smearing" and found.number("system", "degauss", 0.0) <= 0:
@@ -302,6 +319,26 @@ def _parent(found: QeInput, folder: Path,  # noqa: PLR0911  one return a disagre
         return Problem("QE_PARENT_DISAGREES", "nspin differs from the SCF it starts from",
                        "use nspin of the SCF")
     return None
+
+
+def _same_atoms(found: QeInput, folder: Path, variables: Mapping[str, str]) -> Problem | None:
+    """Refuse an input with other atoms than the files it starts from: pw.x takes those."""
+    restarts = found.get("control", "restart_mode") == "restart"
+    if not restarts and found.calculation not in _NEEDS_PARENT:
+        return None
+    root = read_xml(found.save_dir(folder, variables) / "data-file-schema.xml")
+    theirs = [g for part in ("input", "output") if (g := xml_geometry(root, part)) is not None]
+    try:
+        own = read_geometry(found)
+    except InputError:
+        return None
+    if not theirs or any(own.agrees(structure) for structure in theirs):
+        return None
+    return Problem("QE_PARENT_DISAGREES",
+                   "cell or atoms differ from those of the run it starts from, which pw.x would "
+                   "take without a word",
+                   "restart_mode = 'from_scratch' begins with the atoms of this input" if restarts
+                   else "run the SCF again with this structure")
 
 
 def _parent_files(found: QeInput, folder: Path, variables: Mapping[str, str], *,

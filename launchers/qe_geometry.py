@@ -62,6 +62,13 @@ class Geometry:
                 best = (shortest, i + 1, i + j + 1)
         return best
 
+    def agrees(self, other: Geometry, within: float = 1e-3) -> bool:
+        """Whether cell and atoms are the same, periodic images too, within a distance in Å."""
+        if self.labels != other.labels or not np.allclose(self.cell, other.cell, atol=within):
+            return False
+        apart = (self.positions - other.positions) @ np.linalg.inv(self.cell)
+        return bool(np.all(np.abs((apart - np.round(apart)) @ self.cell) < within))
+
     def widest_gap(self) -> float:
         """Return the widest layer without atoms along a lattice vector, Å."""
         scaled = self.positions @ np.linalg.inv(self.cell)
@@ -89,9 +96,9 @@ def read_geometry(found: QeInput) -> Geometry:
     return Geometry(cell=cell, labels=labels, positions=positions)
 
 
-def xml_geometry(root: ET.Element | None) -> Geometry | None:
-    """Return the structure an XML ends with; None when it tells of none."""
-    structure = root.find("output/atomic_structure") if root is not None else None
+def xml_geometry(root: ET.Element | None, part: str = "output") -> Geometry | None:
+    """Return the structure an XML ends with, or its ``input``; None when it tells of none."""
+    structure = root.find(f"{part}/atomic_structure") if root is not None else None
     if structure is None:
         return None
     atoms = structure.findall("atomic_positions/atom")
@@ -118,7 +125,7 @@ def _cell(found: QeInput) -> tuple[float, NDArray[np.float64]]:
         if alat <= 0:
             raise InputError(f"ibrav = {ibrav} needs celldm(1) or A",
                              hint="add celldm(1) (bohr) or A (Å) to &system")
-        return alat, np.array(_bravais(ibrav, *celldm)) * BOHR_ANGSTROM
+        return alat, np.array(_lattice(ibrav, celldm)) * BOHR_ANGSTROM
     card = found.cards.get("CELL_PARAMETERS")
     if card is None or len(card.lines) < 3:  # noqa: PLR2004
         raise InputError("ibrav = 0 needs a CELL_PARAMETERS card with three lines",
@@ -134,6 +141,24 @@ def _cell(found: QeInput) -> tuple[float, NDArray[np.float64]]:
     if abs(float(np.linalg.det(cell))) < 1e-3:  # noqa: PLR2004  Å³
         raise InputError("the lattice vectors have no volume", hint="check CELL_PARAMETERS")
     return alat if alat > 0 else float(np.linalg.norm(cell[0])), cell
+
+
+def _lattice(ibrav: int, celldm: tuple[float, ...]) -> list[list[float]]:
+    """Return the lattice vectors, bohr, where all that the lattice needs is given."""
+    ratios = ((2,) if abs(ibrav) in {8, 9, 10, 11, 12, 13, 14, 91} else ()) + (
+        (3,) if abs(ibrav) in {4, 6, 7, 8, 9, 10, 11, 12, 13, 14, 91} else ())
+    for index in ratios:
+        if celldm[index - 1] <= 0:
+            letter = "BC"[index - 2]
+            raise InputError(f"ibrav = {ibrav} needs celldm({index}) or {letter}",
+                             hint=f"add celldm({index}) = {letter.lower()}/a, or {letter} with A")
+    cosines = {5: (4,), 12: (4,), -12: (5,), 13: (4,), -13: (5,), 14: (4, 5, 6)}
+    for index in cosines.get(abs(ibrav) if abs(ibrav) == 5 else ibrav, ()):  # noqa: PLR2004
+        low = -0.5 if abs(ibrav) == 5 else -1.0  # noqa: PLR2004  three vectors of one angle
+        if not low < celldm[index - 1] < 1.0:
+            raise InputError(f"ibrav = {ibrav}: celldm({index}) = {celldm[index - 1]:g} is no "
+                             "cosine this lattice can have", hint="it is a cosine, not an angle")
+    return _bravais(ibrav, *celldm)
 
 
 def _celldm(found: QeInput) -> tuple[float, ...]:

@@ -14,6 +14,7 @@ from orionflow.launchers.custodian.jobs import CodeJob
 from orionflow.launchers.custodian.qe_base import QeRun, patterns
 from orionflow.launchers.custodian.qe_walltime import max_seconds
 from orionflow.launchers.qe import Resumed, monitors, resume
+from orionflow.launchers.qe_electrons import electron_count
 from orionflow.launchers.qe_input import QeInput, edit_input, read_input, replace_card
 from orionflow.launchers.run import run_code
 from orionflow.launchers.run_state import hash_inputs
@@ -114,7 +115,7 @@ def empty_bands(found: QeInput) -> int | None:
         return None
     if int(found.number("system", "nspin", 1)) != 1 or not may_be_metal(found):
         return None
-    electrons = _electrons(found)
+    electrons = electron_count(found)
     if electrons is None or round(electrons) % 2:
         return None  # an odd number stops pw.x by itself
     filled = round(electrons) // 2
@@ -138,27 +139,6 @@ def may_be_metal(found: QeInput) -> bool:
     plus = sum(_METALS.get(s, 0) for s in symbols)
     minus = sum(_ANIONS.get(s, 0) for s in symbols)
     return plus > 0 and plus != minus
-
-
-def _electrons(found: QeInput) -> float | None:
-    import os
-
-    from orionflow.launchers.upf_header import read_header
-
-    place = found.path.parent / str(
-        found.get("control", "pseudo_dir") or os.environ.get("ESPRESSO_PSEUDO", "."))
-    valence: dict[str, float] = {}
-    for line in found.cards["ATOMIC_SPECIES"].lines:
-        label, _, name = line.split()[:3]
-        if not (place / name).is_file() or not (z := read_header(place / name).valence):
-            return None
-        valence[label.lower()] = z
-    try:
-        total = sum(valence[line.split()[0].lower()]
-                    for line in found.cards["ATOMIC_POSITIONS"].lines)
-    except KeyError:
-        return None
-    return total - found.number("system", "tot_charge", 0.0)
 
 
 def _prepare(run: QeRun, deadline: float | None) -> list[str]:

@@ -32,7 +32,7 @@ def pw_rules(run: QeRun) -> list[Rule]:
         qe_ions.CellFactor(run), qe_ions.CellSymmetry(run), qe_ions.AtomSymmetry(run),
         qe_box.TooManyRanks(), qe_box.Diagonalisation(run),
         UserError(run), qe_box.Crash(run),
-        qe_silent.EnergyAbsurd(run), qe_silent.SilentMetal(run),
+        qe_silent.FunctionalWrong(run), qe_silent.EnergyAbsurd(run), qe_silent.SilentMetal(run),
         qe_scf.ScfNotConverged(run), qe_scf.ScfPretended(run),
         qe_ions.StepsUsedUp(run),
         MessageLost(run), UnknownEnd(checked=True),

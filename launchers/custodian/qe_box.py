@@ -34,7 +34,9 @@ class Diagonalisation:
     def find(self, attempt: Attempt) -> str | None:
         """Look for the boxes of the solvers."""
         box = error_box(attempt.stdout)
-        return str(box) if box is not None and _DIAGONALISATION.search(str(box)) else None
+        if box is None or box.routine == "iosys":  # which names a solver it does not know
+            return None
+        return str(box) if _DIAGONALISATION.search(str(box)) else None
 
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:  # noqa: ARG002
         """Next solver; then random wavefunctions."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _TOP_OCCUPATION = 0.01
 _OVERLAP = 1e-3  # eV
 _NO_GAP = 0.05  # eV
+_HCTH = 5  # a functional that has its local terms in those of the gradient
 
 
 @dataclass
@@ -45,6 +47,31 @@ class EnergyAbsurd:
 
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:  # noqa: ARG002
         """Leave it: the structure or the pseudopotential is wrong."""
+        return None
+
+
+@dataclass
+class FunctionalWrong:
+    """``input_dft`` was matched in part: gradient terms without the local ones, or nothing."""
+
+    run: QeRun
+    failure_id: str = "QE_FUNCTIONAL_WRONG"
+
+    def find(self, attempt: Attempt) -> str | None:
+        """Look at the numbers of exchange, correlation and their gradient terms."""
+        wanted = self.run.input.get("system", "input_dft")
+        said = re.search(r"Exchange-correlation\s*=(.*)\n?\s*\(([\s\d]+)\)", attempt.stdout)
+        if not wanted or said is None:
+            return None
+        numbers = [int(x) for x in said[2].split()]
+        if len(numbers) < 4 or any(numbers[:2]) or any(numbers[4:]) or (  # noqa: PLR2004
+                numbers[2] == _HCTH or re.match(r"no(?:ne|x)", str(wanted).strip().lower())):
+            return None
+        return (f"input_dft = {str(wanted).strip()!r} was read as {said[1].strip()} "
+                f"({' '.join(map(str, numbers))}): no local exchange and correlation")
+
+    def fix(self, attempt: Attempt, times: int) -> list[str] | None:  # noqa: ARG002
+        """Leave it: the functional is the user's."""
         return None
 
 

@@ -34,13 +34,15 @@ USER_ERRORS: tuple[tuple[str, str], ...] = (
     (r"read_cards|card_|ATOMIC_POSITIONS|ATOMIC_SPECIES|K_POINTS|CELL_PARAMETERS",
      "QE_INPUT_CARDS"),
     ((r"iosys|input|not implemented|not allowed|wrong|unknown|invalid|latgen|cell_base_init|"
-      r"generate_k|set_occupations"), "QE_INPUT_REFUSED"),
+      r"generate_k|set_occupations|set_hubbard|phq_readin"), "QE_INPUT_REFUSED"),
 )
 
 # What to do, where the message itself says little.
 ADVICE: tuple[tuple[str, str], ...] = (
     (r'bad line in namelist &(?:ions|cell): ""',
      "this calculation needs the namelist that is named, though it may be empty: add it"),
+    (r"set_hubbard_l .*not yet inserted",
+     "pw.x knows no Hubbard manifold of one of these elements: leave Hubbard_U of it out"),
     (r"set_dft_from_name .*conflicting values",
      "the pseudopotentials were made with different functionals: take all from one functional"),
 )

@@ -50,6 +50,26 @@ def test_healthy_input_passes(inputs):
                                     "kpoints": "crystal\n1\n 0 0 0 1"}),
     ("QE_OUTDIR", "/proc", {"control": "wfcdir = './x', outdir = '/proc/out'"}),
     ("QE_PARENT_MISSING", "data-file-schema.xml", {"calculation": "nscf"}),
+    ("QE_INPUT_CARDS", "no lines", {"kpoints": "automatic"}),
+    ("QE_INPUT_CARDS", "3 numbers", {"kpoints": "automatic\n 2 2 2"}),
+    ("QE_INPUT_CARDS", "0 x 2 x 2", {"kpoints": "automatic\n 0 2 2 0 0 0"}),
+    ("QE_INPUT_CARDS", "offsets", {"kpoints": "automatic\n 2 2 2 2 0 0"}),
+    ("QE_INPUT_CARDS", "4 are announced", {"kpoints": "crystal\n4\n 0 0 0 1"}),
+    ("QE_INPUT_CARDS", "automtic", {"kpoints": "automtic\n 2 2 2 0 0 0"}),
+    ("QE_INPUT_CARDS", "3 atoms", {"positions": "  Si 0 0 0\n  Si 0.25 0.25 0.25\n Si 1 0 0"}),
+    ("QE_SPIN_SETUP", "starting_magnetization",
+     {"system": "nspin = 2, occupations = 'smearing', degauss = 0.01"}),
+    ("QE_SPIN_SETUP", "tot_magnetization", {"system": "nspin = 2"}),
+    ("QE_SPIN_SETUP", "nspin = 3", {"system": "nspin = 3"}),
+    ("QE_INPUT_REFUSED", "gausian", {"system": "smearing = 'gausian'"}),
+    ("QE_INPUT_REFUSED", "relaxx", {"calculation": "relaxx"}),
+    ("QE_INPUT_REFUSED", "broyden", {"electrons": "mixing_mode = 'broyden'"}),
+    ("QE_INPUT_REFUSED", "celldm", {"system": "a = 5.4"}),
+    ("QE_INPUT_NAMELIST", "&ions", {"calculation": "relax"}),
+    ("QE_INPUT_NAMELIST", "no logical", {"control": "tprnfor = yes"}),
+    ("QE_INPUT_NAMELIST", "no number", {"system": "tot_charge = one"}),
+    ("QE_INPUT_NAMELIST", "title = 'x", {"control": "title = 'x"}),
+    ("QE_CHARGE_WRONG", "-1 are left", {"system": "tot_charge = 9"}),
 ])
 def test_hopeless_input_is_refused_by_name(inputs, failure_id, named, values):
     path = inputs.silicon(**values)
@@ -60,6 +80,40 @@ def test_hopeless_input_is_refused_by_name(inputs, failure_id, named, values):
     assert problem.failure_id == failure_id
     assert named in problem.message
     assert problem.hint
+
+
+@pytest.mark.parametrize(("ibrav", "named"), [
+    ("ibrav = 4,", "celldm(3)"), ("ibrav = 8,", "celldm(2)"),
+    ("ibrav = 5, celldm(4) = 60,", "celldm(4)"), ("ibrav = 15,", "15")])
+def test_lattice_that_lacks_a_number_is_refused(inputs, ibrav, named):
+    path = inputs.silicon()
+    path.write_text(path.read_text().replace("ibrav = 2,", ibrav))
+    problem = check_pw(inputs.folder, "pw.in")
+    assert problem.failure_id == "QE_INPUT_CARDS"
+    assert named in problem.message
+
+
+@pytest.mark.parametrize("values", [
+    {"system": "nspin = 2, tot_magnetization = 0"},
+    {"system": "nspin = 2, starting_magnetization(1) = 0.1, occupations = 'smearing', "
+               "smearing = 'Marzari-Vanderbilt', degauss = 1.d-2"},
+    {"calculation": "relax", "more": "&IONS\n/\n", "kpoints": "automatic\n 2 2 2 1 1 1",
+     "system": "occupations = 'tetrahedra'"},
+    {"kpoints": "gamma"}, {"kpoints": "{tpiba}\n 1\n 0 0 0 1"},
+    {"electrons": "diagonalization = 'ParO', mixing_mode = 'local-TF'", "control": "tprnfor = T"},
+    {"positions": "  Si 0.0 0.0 0.0 0 0 0\n  Si 1/4 0.25 0.25"},
+])
+def test_what_the_code_takes_passes(inputs, values):
+    inputs.silicon(**values)
+    assert check_pw(inputs.folder, "pw.in") is None
+
+
+def test_phonon_without_its_point_is_refused(inputs):
+    path = inputs.phonon()
+    path.write_text(path.read_text().replace("0 0 0\n", ""))
+    assert "q-point" in check_ph(inputs.folder, "ph.in", parents=False).message
+    path.write_text(path.read_text().replace("/\n", "ldisp = .true., nq1 = 1\n/\n"))
+    assert check_ph(inputs.folder, "ph.in", parents=False) is None
 
 
 def test_missing_or_empty_input_is_refused(inputs):
