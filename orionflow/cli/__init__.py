@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from orionflow import __version__
-from orionflow.cli import campaign, demo, inputs, look, services, work
+from orionflow.cli import agent, campaign, demo, inputs, look, services, steer, top, work
 from orionflow.errors import OrionflowError
 
 app = typer.Typer(
@@ -49,5 +49,5 @@ def main() -> None:
         sys.exit(EXIT_TRY_LATER if error.transient else EXIT_FAILED)
 
 
-for module in (services, work, look, inputs, campaign, demo):
+for module in (services, work, look, top, steer, inputs, campaign, agent, demo):
     module.register(app)
