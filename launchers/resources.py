@@ -62,6 +62,11 @@ class Resources(BaseModel):
         """Cores kept busy: ranks times threads."""
         return self.ranks * self.threads
 
+    def to_spec(self) -> dict[str, Any]:
+        """Return plain values as they stand in a firework's spec."""
+        values = self.model_dump(exclude_none=True)
+        return {k: v for k, v in values.items() if k != "gpus" or v}
+
     @classmethod
     def parse(cls, value: Resources | dict[str, Any] | None) -> Resources:
         """Return checked resources.

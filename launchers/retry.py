@@ -284,7 +284,7 @@ def decide(failure: FailureInfo, spec: dict[str, Any], policy: RetryPolicy) -> D
         resources, did = _with_more_memory(spec, policy)
         if resources is None:
             return _give_up(failure, counts, did)
-        changes["resources"] = resources.model_dump(exclude_none=True)
+        changes["resources"] = resources.to_spec()
         changes["_queueadapter"] = queueadapter_spec(resources, policy.max_walltime)
     limit = "" if most is None else f" of {most}"
     reason = f"{failure.reason}; again{f' with {did}' if did else ''} ({name} {number}{limit})"

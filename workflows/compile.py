@@ -5,6 +5,7 @@ Nothing is stored before everything has been checked, and a request with a key i
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import re
@@ -16,6 +17,7 @@ import yaml
 from orionflow.errors import ConfigError, InputError
 from orionflow.launchers.machine import load_machine
 from orionflow.launchers.resources import Resources
+from orionflow.launchers.retry import parse_retry
 from orionflow.launchers.sbatch import queueadapter_spec
 from orionflow.settings import PROJECT_FILE, find_project, load_settings
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from orionflow.launchers.launchpad import ProjectLaunchPad
     from orionflow.launchers.machine import MachineProfile
+    from orionflow.settings import RetrySettings
 
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 _MAX_PRIORITY = 10**6
@@ -56,7 +59,8 @@ class SubmitResult:
 def submit(flow: Flow | Job, *, project: Path | None = None, key: str | None = None,
            campaign: str | None = None, resources: Resources | dict[str, Any] | None = None,
            priority: int | None = None, tags: Sequence[str] = (), owner: str | None = None,
-           name: str | None = None, launchpad: ProjectLaunchPad | None = None) -> SubmitResult:
+           name: str | None = None, retry: RetrySettings | dict[str, Any] | None = None,
+           launchpad: ProjectLaunchPad | None = None) -> SubmitResult:
     """Store a flow as one workflow whose first jobs are READY.
 
     Parameters
@@ -78,6 +82,9 @@ def submit(flow: Flow | Job, *, project: Path | None = None, key: str | None = N
         Higher runs first; 0 unless given.
     name
         Name of the workflow; the flow's unless given.
+    retry
+        How often a job may run again by itself after each class of failure, such as
+        ``{"memory": 0}``; a recipe's own goes before it, the setting ``retry`` after it.
     launchpad
         An open LaunchPad, for many submissions in a row.
 
@@ -98,7 +105,8 @@ def submit(flow: Flow | Job, *, project: Path | None = None, key: str | None = N
     """
     folder = project_of(project)
     wf = compile_flow(flow, project=folder, campaign=campaign, resources=resources,
-                      priority=priority, tags=tags, owner=owner, name=name, key=key)
+                      priority=priority, tags=tags, owner=owner, name=name, key=key,
+                      retry=retry)
     return store_workflow(wf, project=folder, launchpad=launchpad)
 
 
@@ -120,11 +128,12 @@ def compile_flow(flow: Flow | Job, *, project: Path | None = None, key: str | No
                  campaign: str | None = None,
                  resources: Resources | dict[str, Any] | None = None,
                  priority: int | None = None, tags: Sequence[str] = (),
-                 owner: str | None = None, name: str | None = None) -> Workflow:
+                 owner: str | None = None, name: str | None = None,
+                 retry: RetrySettings | dict[str, Any] | None = None) -> Workflow:
     """Return the workflow `submit` would store; parameters and errors are the same.
 
     Each firework's spec holds ``_category``, ``_priority``, ``resources`` and ``_queueadapter``
-    (for `qlaunch -r`), and flat ``campaign``, ``owner``, ``tags``.
+    (for `qlaunch -r`), ``retry`` where it was given, and flat ``campaign``, ``owner``, ``tags``.
     """
     from jobflow.core.flow import get_flow
     from jobflow.managers.fireworks import flow_to_workflow
@@ -135,6 +144,7 @@ def compile_flow(flow: Flow | Job, *, project: Path | None = None, key: str | No
     _check_request(flow, {"key": key, "campaign": campaign, "owner": who}, tags, priority)
     default = Resources.parse(resources)
     profile.check(default)
+    limits = parse_retry(retry).model_dump(exclude_unset=True)
     name = name or flow.name  # of a Job, before it becomes a Flow named "Flow"
     try:
         flow = get_flow(flow)
@@ -151,7 +161,7 @@ def compile_flow(flow: Flow | Job, *, project: Path | None = None, key: str | No
         raise InputError("the flow has no jobs", hint="add at least one job")
     for job in jobs:
         _check_stores(job, stores)
-        _set_manager_config(job, fixed, default, profile)
+        _set_manager_config(job, fixed, default, profile, limits)
         own = job.metadata.get("tags", [])
         own = own if isinstance(own, list) else [own]
         all_tags = list(dict.fromkeys([*own, *tags]))
@@ -241,21 +251,47 @@ def _jobs(flow: Flow) -> Iterator[Job]:
 
 
 def _set_manager_config(job: Job, fixed: dict[str, Any], default: Resources,
-                        profile: MachineProfile) -> None:
+                        profile: MachineProfile, retry: dict[str, Any]) -> None:
     for name in ("manager_config", "response_manager_config"):
         own = dict(getattr(job.config, name))
         if name == "response_manager_config" and not own:
             continue  # empty: the jobs it makes get its own manager_config
-        wanted = Resources.parse(own["resources"]) if own.get("resources") else default
         try:
+            _check_names(own, name)
+            wanted = Resources.parse(own["resources"]) if own.get("resources") else default
             profile.check(wanted)
+            limits = {**retry, **parse_retry(own.get("retry")).model_dump(exclude_unset=True)}
         except InputError as error:
             raise InputError(f"job {job.name!r}: {error.message}", hint=error.hint) from error
         setattr(job.config, name, {
             **fixed, **own, **{k: v for k, v in fixed.items() if k == "_priority"},
-            "resources": wanted.model_dump(exclude_none=True),
+            **({"retry": limits} if limits else {}),
+            "resources": wanted.to_spec(),
             "_queueadapter": queueadapter_spec(wanted, profile.max_walltime),
         })
+
+
+# What a job may say to FireWorks (its "reserved keywords") and to us; the rest of a spec is written
+# by `submit` itself.
+_MANAGER_NAMES = (
+    "resources", "retry", "_add_fworker", "_add_launchpad_and_fw_id", "_allow_fizzled_parents",
+    "_background_tasks", "_category", "_dupefinder", "_files_in", "_files_out", "_files_prev",
+    "_fworker", "_launch_dir", "_pass_job_info", "_preserve_fworker", "_priority", "_queueadapter",
+    "_recovery", "_trackers")
+
+
+def _check_names(config: dict[str, Any], where: str) -> None:
+    """Refuse a misspelt name, which FireWorks and the launcher would pass over in silence."""
+    for name in config:
+        if name in _MANAGER_NAMES:
+            continue
+        listed = f"valid: {', '.join(_MANAGER_NAMES)}"
+        if name in {"campaign", "owner", "tags"}:
+            raise InputError(f"{name!r} stands in its {where}", hint=f"give it to `submit`: "
+                             f"submit(..., {name}=...)")
+        close = difflib.get_close_matches(str(name), _MANAGER_NAMES, n=1)
+        raise InputError(f"unknown name {name!r} in its {where}",
+                         hint=f"did you mean {close[0]!r}? {listed}" if close else listed)
 
 
 def _store_names(project: Path) -> set[str]:

@@ -284,3 +284,27 @@ def test_submission_of_500_jobs_takes_seconds(project, pad):
     result = submit(Flow([add(1, n) for n in range(500)]))
     assert len(result.fw_ids) == 500
     assert time.monotonic() - began < 30
+
+
+def test_retry_is_stored_and_a_jobs_own_goes_first(project, pad):
+    flow = chain()
+    flow.jobs[1].config.manager_config = {"retry": {"memory": 5}}
+    submit(flow, retry={"memory": 0, "node": 1})
+    assert [spec["retry"] for spec in specs(pad)] == [
+        {"memory": 0, "node": 1}, {"memory": 5, "node": 1}]
+    submit(chain())
+    assert "retry" not in specs(pad)[2]
+
+
+@pytest.mark.parametrize(("config", "message"), [
+    ({"resource": {"ranks": 2}}, r"unknown name 'resource' .*did you mean 'resources'"),
+    ({"_catgory": "lab"}, r"unknown name '_catgory' .*did you mean '_category'"),
+    ({"retry": {"memori": 1}}, r"retry: memori.*valid: node"),
+    ({"resources": {"gpus": 1}}, "gpus = 1, but machine 'local' has at most 0"),
+    ({"campaign": "x"}, r"'campaign' stands in its manager_config.*campaign="),
+])
+def test_a_wrong_word_in_a_jobs_own_configuration_is_refused(project, config, message):
+    flow = chain()
+    flow.jobs[1].config.manager_config = config
+    with pytest.raises(InputError, match=f"(?s)job 'add': {message}"):
+        compile_flow(flow, project=project)
