@@ -19,7 +19,7 @@ from orionflow.agents.stopping import decide, exhausted
 from orionflow.analysis.outcomes import FailureKind, Fate, fates, result
 from orionflow.analysis.store import reading
 from orionflow.errors import InputError, PolicyError
-from orionflow.launchers.again import run_again, withdraw
+from orionflow.launchers.again import remove_strays, run_again, withdraw
 from orionflow.workflows.compile import submit
 
 if TYPE_CHECKING:
@@ -117,8 +117,11 @@ class Step:
         if view.state is CampaignState.RUNNING:
             view = self._judge(view)
         if view.state is CampaignState.RUNNING:
+            left = any(c.state is CandidateState.PROPOSED for c in view.open)
             self._submit_open(view)
             view = self._propose()
+            if left:  # somebody may have been killed while he submitted it
+                remove_strays(self.pad, self.name)
         if view.state in ENDED:
             view = self._wind_up(view)
         self.report.state, self.report.reason = view.state.value, view.reason

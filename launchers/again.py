@@ -93,6 +93,51 @@ def withdraw(pad: Any, fw_ids: Iterable[int], *, stop_running: bool = False, who
     return done
 
 
+def remove_strays(pad: Any, campaign: str) -> list[int]:
+    """Remove fireworks that a killed submission of a campaign left without a workflow.
+
+    Only those whose job stands in a workflow as another firework: the submission they belonged to
+    has been made again and can't be finished any more, so that nobody is disturbed.
+
+    Parameters
+    ----------
+    pad
+        The project's LaunchPad, open.
+    campaign
+        As in the spec of the fireworks.
+
+    Returns
+    -------
+    list of int
+        What was removed.
+    """
+    job = "spec._tasks.job"
+    # Only jobs as they were submitted: what a running job adds has other ids or a higher index.
+    waiting = {fw["fw_id"]: _uuids(fw) for fw in pad.fireworks.find(
+        {"state": "WAITING", "spec.campaign": campaign, f"{job}.index": 1},
+        {"fw_id": 1, f"{job}.uuid": 1})}
+    homeless = set(waiting) - _housed(pad, waiting)
+    if not homeless:
+        return []
+    uuids = sorted({u for i in homeless for u in waiting[i]})
+    twins = {fw["fw_id"]: _uuids(fw) for fw in pad.fireworks.find(
+        {"spec.campaign": campaign, f"{job}.uuid": {"$in": uuids}}, {"fw_id": 1, f"{job}.uuid": 1})}
+    known = {u for i in _housed(pad, twins) - homeless for u in twins[i]}
+    strays = sorted(i for i in homeless if known & set(waiting[i]))
+    pad.fireworks.delete_many({"fw_id": {"$in": strays}, "state": "WAITING"})
+    return strays
+
+
+def _housed(pad: Any, fw_ids: Iterable[int]) -> set[int]:
+    wanted = set(fw_ids)
+    return {i for wf in pad.workflows.find({"nodes": {"$in": sorted(wanted)}}, {"nodes": 1})
+            for i in wf["nodes"]} & wanted
+
+
+def _uuids(fw: dict[str, Any]) -> list[str]:
+    return [task["job"]["uuid"] for task in fw["spec"].get("_tasks", ()) if "job" in task]
+
+
 def _tell(pad: Any, fw_id: int, state: str, whole: str | None) -> None:
     """Write a firework's state into its workflow, as FireWorks' own refresh would."""
     wf = pad.workflows.find_one({"nodes": fw_id}, {"fw_states": 1})
