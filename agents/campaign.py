@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
     from orionflow.agents.records import View
     from orionflow.agents.space import Point
 
@@ -89,6 +92,18 @@ class Campaigns:
     def statuses(self) -> list[CampaignStatus]:
         """Return the status of every campaign, by name."""
         return [self.status(name) for name in self.names()]
+
+    def candidates(self, name: str) -> DataFrame:
+        """Return the candidates of a campaign; see `frames.candidates_frame`."""
+        from orionflow.agents.frames import candidates_frame
+
+        return candidates_frame(self.ledger.view(name))
+
+    def figures(self, name: str) -> dict[str, Figure]:
+        """Return the figures of a campaign: ``convergence``, ``parity``, ``cost``."""
+        from orionflow.agents.report import figures
+
+        return figures(self.ledger.view(name))
 
     # --------------------------------------------------------------------------- writing
 

@@ -38,3 +38,17 @@ def test_first_campaign_runs_and_draws_its_figures(finished_campaign: Path,
     assert "electron_maxstep: 3 ->" in text
     assert "doi:10.1103/PhysRevB.31.5262" in text
     assert not any(o.output_type == "error" for o in outputs)
+
+
+@pytest.mark.needs_mongod
+@pytest.mark.needs_code("lmp")
+def test_alloy_campaign_runs_to_its_target(project: Path) -> None:
+    (path,) = [n for n in NOTEBOOKS if n.name == "alloy_campaign.ipynb"]
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=300, kernel_name="python3",
+                   resources={"metadata": {"path": str(project)}}).execute()
+    outputs = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
+    assert sum("image/png" in o.get("data", {}) for o in outputs) == 2
+    text = "".join(o.get("text", "") for o in outputs)
+    assert "COMPLETED - target_reached" in text
+    assert not any(o.output_type == "error" for o in outputs)
