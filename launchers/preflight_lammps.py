@@ -85,6 +85,7 @@ def check_lammps(folder: Path, input_file: str, command: Sequence[str] = ()) -> 
         lambda: _units(script),
         lambda: _distances(script, folder),
         lambda: _purpose(script),
+        lambda: _motion(script),
     )
     return next((problem for check in checks if (problem := check()) is not None), None)
 
@@ -96,6 +97,34 @@ def _purpose(script: Script) -> Problem | None:
         return None
     return _problem("the script has no run, minimize or other command that does or writes "
                     "something", "is its end missing? add run or minimize")
+
+
+# These act on what another fix moves, or only look on.
+_MOVES_NOTHING = re.compile(
+    r"^(print|ave|vector|store|halt|balance|momentum|recenter|langevin|temp|setforce|addforce|"
+    r"aveforce|wall|efield|restrain|spring|viscous|drag|enforce2d|freeze|property|dt|planeforce|"
+    r"lineforce|controller)(/|$)")
+
+
+def _motion(script: Script) -> Problem | None:
+    """Refuse runs in which no atom would move, or none would feel another."""
+    names = {c.name for c in script.commands}
+    if not script.linear or names & {"read_restart", "include", "kim", "kim_init"}:
+        return None
+    moving = [p for p in model.plans(script) if p.command.name == "run"
+              and model.value(script, (p.command.args or ["0"])[0], p.at) != 0]
+    still = [p for p in moving if all(_MOVES_NOTHING.match(f.style) for f in p.fixes)]
+    if moving and len(still) == len(moving):
+        return _problem(f"no fix moves the atoms during {str(still[0].command)!r}",
+                        "add `fix 1 all nve`, nvt, npt ... before it, or write `run 0` for the "
+                        "energy of the structure as it is")
+    forces = {"pair_style", "bond_style", "kspace_style"}
+    if names & RUNS and not names & forces and not any(
+            f.style.startswith(("srd", "lb/", "external", "mdi")) for p in model.plans(script)
+            for f in p.fixes):
+        return _problem("there is no pair_style: the atoms would not feel each other",
+                        "add pair_style and pair_coeff; `pair_style none` says that it is meant")
+    return None
 
 
 def _problem(message: str, hint: str) -> Problem:

@@ -28,6 +28,8 @@ _MEMORY = re.compile(r"Failed to (?:re)?allocate .*|Too many local\+ghost atoms.
 # LAMMPS does not look whether a dump or a restart file could be written.
 _LEAST_DISK = 2**20
 _END_OF_DISK = 2**16
+# Atoms for each volume of the units; diamond has 0.18 in a cubic Ångström.
+_DENSEST = {"lj": 20.0, "real": 1.0, "metal": 1.0, "electron": 0.15}
 
 
 def error_with(run: LammpsRun, attempt: Attempt, pattern: re.Pattern[str]) -> str | None:
@@ -146,6 +148,12 @@ class NeighbourOverflow:
         if output.atoms and output.box_volume and output.cutoff:
             expected = output.atoms / output.box_volume * 4.19 * output.cutoff**3
         moved = any(len(r.rows) > 1 for r in output.runs)
+        density = output.atoms / output.box_volume if output.atoms and output.box_volume else 0.0
+        if not moved and density > _DENSEST.get(output.units, float("inf")):
+            self.advice = (f"{output.atoms} atoms in a volume of {output.box_volume:.4g} are many "
+                           "times denser than any solid: correct the lattice constant, the box or "
+                           "the units")
+            return None
         if times > 2 or (moved and expected is not None and expected < room / 2):  # noqa: PLR2004
             return self.ladder.climb(attempt)
         one = max(2 * room, int(1.5 * expected) if expected else 0)
@@ -229,6 +237,9 @@ class DiskFull:
         return None
 
 
+_MANY_IMAGES = 100.0
+
+
 @dataclass
 class Crashed:
     """A segmentation fault or the like."""
@@ -245,6 +256,12 @@ class Crashed:
 
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:
         """Once more unchanged; then as an unstable simulation, if it moved at all."""
+        output = self.run.output(attempt)
+        if output.cutoff and output.box_volume and not any(r.rows for r in output.runs) and (
+                output.cutoff**3 > _MANY_IMAGES * output.box_volume):
+            self.advice = (f"the cutoff of {output.cutoff:g} reaches over many images of so small "
+                           "a box: correct the cutoff or the units, or replicate the box")
+            return None
         if not times:
             return []
         if not any(r.rows for r in self.run.output(attempt).runs):
@@ -283,7 +300,8 @@ _ADVICE = (
     (r"uncharged system|system with no charge", "set charges, or remove kspace_style"),
     (r"All pair coeffs are not set", "give pair_coeff for every pair of types"),
     (r"Not all per-type masses are set|[Mm]ass", "give a mass for every type"),
-    (r"Substitution for illegal variable|Variable name|variable", "define the variable before use"),
+    (r"Substitution for illegal variable|Variable name .* (?:does not|is not)",
+     "define the variable before use"),
     (r"Out of range atoms", "atoms lie outside the box at the start: correct box and coordinates"),
 )
 

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 # potential cut off without a shift jumps at the cutoff: small evaporating clusters reach 2 and 8 %.
 SMOOTH = (0.02, 0.05)
 CUT = (0.03, 0.12)
-CUT_OPEN = (0.1, 0.3)  # a cluster that evaporates for the most part passes the step pair by pair
+CUT_OPEN = (0.2, 0.4)  # a cluster that evaporates for the most part passes the step pair by pair
+_STEP_OF_POTENTIAL = 0.5  # range that is left to such a step where the time step has no part in it
 _COLD = 1e-3
 _CHANGES_NUMBER = ("deposit", "pour", "evaporate", "gcmc", "bond/react", "widom", "sgcmc",
                    "charge/regulation", "append/atoms")
@@ -263,9 +264,15 @@ class EnergyDrift:
             if plan.conserves_energy and block.steps != 0 and len(set(atoms)) < 2:  # noqa: PLR2004
                 limits = CUT_OPEN if _open_box(script) else CUT
                 line = drift(block, limits if _jumps(script) else SMOOTH)
-                if line:
+                if line and not self._left_by_the_cutoff(script, block):
                     return line
         return None
+
+    def _left_by_the_cutoff(self, script: Script, block: RunBlock) -> bool:
+        """Whether a shorter time step changed nothing and the potential has a step itself."""
+        width = spread(block)[1]
+        return (self._range is not None and _jumps(script)
+                and _SAME * self._range < width < _STEP_OF_POTENTIAL)
 
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:
         """Shorten the time step, as long as that helps."""
@@ -274,7 +281,7 @@ class EnergyDrift:
                   if plan.conserves_energy and block.steps != 0]
         now = max(ranges, default=0.0)
         # An error of integration falls with the square of the time step.
-        if self._range is not None and now > 0.7 * self._range:
+        if self._range is not None and now > _SAME * self._range:
             self.advice = ("the drift does not depend on the time step: let the potential go to "
                            "zero at its cutoff (pair_modify shift yes, a switched style), make "
                            "kspace_style sharper, or look for a fix that works on the atoms")
@@ -285,6 +292,9 @@ class EnergyDrift:
         begun = self.run.begin_again()
         shorter = shorten_timestep(self.run, self.run.output(attempt))
         return [*begun, *shorter] if shorter else None
+
+
+_SAME = 0.7
 
 
 def _jumps(script: Script) -> bool:

@@ -126,7 +126,7 @@ def began_calmly(script: Script, output: LammpsOutput) -> bool:
 
 
 # At the usual time step a light atom then moves about 0.05 sigma or 0.1 Å in one step.
-_HOTTEST = {"lj": 100.0, "real": 2e4, "metal": 2e4, "electron": 2e4}
+_HOTTEST = {"lj": 100.0, "real": 2e4, "metal": 5e4, "electron": 2e4}
 
 
 def fails_early(output: LammpsOutput) -> bool:

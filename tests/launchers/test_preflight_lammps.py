@@ -10,10 +10,10 @@ from orionflow.launchers.preflight_lammps import check_lammps
 
 DATA = Path(__file__).parents[1] / "data" / "lammps_failures"
 TABLE = "a\nb\nc\n2 Cu Ni\n"
-POTENTIAL = "units metal\npair_style eam/alloy\npair_coeff * * CuNi.eam.alloy Cu {}\nrun 1\n"
+POTENTIAL = "units metal\npair_style eam/alloy\npair_coeff * * CuNi.eam.alloy Cu {}\nrun 0\n"
 ATOMS = ("title\n\n3 atoms\n1 atom types\n\n0 10 xlo xhi\n0 10 ylo yhi\n0 10 zlo zhi\n\n"
          "Atoms # atomic\n\n1 1 0 5 5\n2 1 3 5 5\n3 1 {} 5 5\n")
-READ = "units metal\nread_data d.x\npair_style lj/cut 3\npair_coeff * * 1 1\nrun 1\n"
+READ = "units metal\nread_data d.x\npair_style lj/cut 3\npair_coeff * * 1 1\nrun 0\n"
 
 
 def check(folder: Path, text: str, *, lmp: bool = False) -> str | None:
@@ -84,7 +84,8 @@ def test_healthy_input_passes(folder: Path) -> None:
 
 
 def test_names_from_variables_are_left_to_lammps(tmp_path: Path) -> None:
-    assert check(tmp_path, "variable f index a b\nread_data $f.data\nrun 1\n") is None
+    assert check(tmp_path, (
+        "variable f index a b\nread_data $f.data\npair_style lj/cut 3\nrun 0\n")) is None
 
 
 @pytest.mark.parametrize("text", [
@@ -95,3 +96,21 @@ def test_names_from_variables_are_left_to_lammps(tmp_path: Path) -> None:
 def test_unusual_script_is_left_to_lammps(text: str, tmp_path: Path) -> None:
     (tmp_path / "r.1").write_bytes(b"x")
     assert check(tmp_path, text) is None
+
+
+@pytest.mark.parametrize(("lines", "word"), [
+    ("pair_style lj/cut 3\nfix 1 all langevin 1 1 1 5\nrun 100\n", "fix 1 all nve"),
+    ("fix 1 all nve\nrun 100\n", "pair_style")])
+def test_run_in_which_nothing_would_happen_is_refused(
+        tmp_path: Path, lines: str, word: str) -> None:
+    message = check(tmp_path, "units lj\n" + lines)
+    assert message is not None
+    assert word in message
+
+
+@pytest.mark.parametrize("lines", [
+    "pair_style lj/cut 3\nrun 0\n", "pair_style none\nfix 1 all nve\nrun 100\n",
+    "pair_style lj/cut 3\nfix 1 all deform 1 x erate 0.1\nrun 100\n",
+    "pair_style lj/cut 3\nrun 10\nfix 1 all nve\nrun 100\n"])
+def test_run_in_which_something_happens_is_left_alone(tmp_path: Path, lines: str) -> None:
+    assert check(tmp_path, "units lj\n" + lines) is None
