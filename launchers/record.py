@@ -48,10 +48,13 @@ class RunRecord(BaseModel):
     nodes: int = 1
     ranks: int = 1
     threads: int = 1
-    started_at: datetime = Field(description="Start of the first attempt, UTC.")
+    started_at: datetime = Field(description="Start of the first attempt of this launch, UTC.")
     finished_at: datetime = Field(description="End of the last attempt, UTC.")
-    wall_seconds: float = Field(ge=0, description="Time in the executable, all attempts, s.")
-    core_seconds: float = Field(ge=0, description="wall_seconds times ranks times threads, s.")
+    wall_seconds: float = Field(
+        ge=0, description="Time in the executable, s: all attempts, and earlier launches of the "
+        "same input that were stopped or killed.")
+    core_seconds: float = Field(
+        ge=0, description="The same times ranks times threads of each launch, s.")
     attempts: int = Field(ge=1)
     corrections: list[Correction] = Field(default_factory=list)
     continued: int = Field(

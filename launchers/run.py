@@ -22,6 +22,7 @@ from orionflow.launchers.run_state import (
     RunState,
     hash_inputs,
     read_state,
+    spent_before,
     story,
     write_state,
 )
@@ -97,13 +98,15 @@ def run_code(job: CodeJob, rules: Sequence[Rule], context: JobContext, *,
         terminate_on_nonzero_returncode=note is None,
     )
     names = list(job.inputs)
+    given = hash_inputs(directory, names) if inputs is None else inputs
+    seconds, core_seconds = spent_before(directory, given)
+    started = datetime.now(UTC)
     state = RunState(
-        state="running", executable=executable, continued=continued,
-        inputs=hash_inputs(directory, names) if inputs is None else inputs,
-        inputs_now=hash_inputs(directory, names),
+        state="running", executable=executable, continued=continued, inputs=given,
+        inputs_now=hash_inputs(directory, names), started_at=started,
+        cores=context.resources.cores, earlier_seconds=seconds, earlier_core_seconds=core_seconds,
     )
     write_state(directory, state)
-    started = datetime.now(UTC)
     problem: Exception | None = None
     state.state = "interrupted"
     try:
@@ -173,9 +176,10 @@ def _record(job: CodeJob, context: JobContext, executable: str, started: datetim
         executable=executable, command=job.command, hostname=socket.gethostname(),
         slurm_job_id=os.environ.get("SLURM_JOB_ID"), nodes=resources.nodes,
         ranks=resources.ranks, threads=resources.threads, started_at=started,
-        finished_at=datetime.now(UTC), wall_seconds=seconds,
-        core_seconds=seconds * resources.cores, attempts=max(1, job.attempt),
-        corrections=state.corrections, continued=state.continued,
+        finished_at=datetime.now(UTC), wall_seconds=state.earlier_seconds + seconds,
+        core_seconds=state.earlier_core_seconds + seconds * resources.cores,
+        attempts=max(1, job.attempt), corrections=state.corrections,
+        continued=state.continued,
     )
 
 

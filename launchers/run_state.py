@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import time
+from datetime import datetime  # noqa: TC003  pydantic reads it at run time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orionflow.launchers.record import Correction, RunRecord  # noqa: TC001  pydantic
+from orionflow.launchers.services.processes import ProcessIdentity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,6 +54,12 @@ class RunState(BaseModel):
         sha256 of each input file as it was given, before any correction.
     inputs_now
         The same after the last correction.
+    started_at
+        When this launch began.
+    cores
+        Cores it uses.
+    earlier_seconds, earlier_core_seconds
+        What earlier launches of the same inputs took that did not finish them.
     notes
         What is odd about a result that passed all checks.
     """
@@ -60,6 +70,10 @@ class RunState(BaseModel):
     executable: str
     inputs: dict[str, str] = Field(default_factory=dict)
     inputs_now: dict[str, str] = Field(default_factory=dict)
+    started_at: datetime | None = None
+    cores: int = 1
+    earlier_seconds: float = 0.0
+    earlier_core_seconds: float = 0.0
     continued: int = 0
     corrections: list[Correction] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
@@ -69,6 +83,52 @@ class RunState(BaseModel):
     def same_inputs(self, inputs: dict[str, str]) -> bool:
         """Whether these are the inputs of that run, as given or as corrected."""
         return bool(inputs) and inputs in (self.inputs, self.inputs_now)
+
+
+def spent_before(folder: Path, inputs: dict[str, str]) -> tuple[float, float]:
+    """Return what earlier launches of these inputs took that did not finish them.
+
+    Parameters
+    ----------
+    folder
+        Folder of the run, before this launch has written its own state.
+    inputs
+        sha256 of the input files as they are given now.
+
+    Returns
+    -------
+    tuple
+        Seconds and core-seconds. A launch that was killed wrote no end: the last file it wrote
+        tells.
+    """
+    old = read_state(folder)
+    if old is None or old.state == "done" or not old.same_inputs(inputs):
+        return 0.0, 0.0
+    if old.record is not None:  # holds those before it
+        return old.record.wall_seconds, old.record.core_seconds
+    seconds = 0.0
+    if old.started_at is not None:
+        begun = old.started_at.timestamp()
+        seconds = max(0.0, _last_written(folder) - begun)
+    return old.earlier_seconds + seconds, old.earlier_core_seconds + seconds * old.cores
+
+
+def _last_written(folder: Path) -> float:
+    """Return when anything was last written here before this launch began, unix time."""
+    try:
+        now = (folder / "FW.json").stat().st_mtime  # the first thing a launch writes
+    except OSError:  # started by hand, in a process of its own
+        me = ProcessIdentity.of(os.getpid())
+        now = time.time() - (me.uptime() if me is not None else 0.0)
+    last = 0.0
+    for path in folder.rglob("*"):
+        try:
+            when = path.stat().st_mtime
+        except OSError:
+            continue
+        if last < when < now and path.is_file():
+            last = when
+    return last
 
 
 def hash_inputs(folder: Path, names: Sequence[str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -125,7 +126,13 @@ def test_killed_launcher_leaves_no_orphan_and_the_next_goes_on(
     again = start(folder)
     out, err = again.communicate(timeout=90)
     assert again.returncode == 0, err
-    assert json.loads(out)["continued"] == 1
+    record = json.loads(out)
+    assert record["continued"] == 1
+    # The time of the launch that was killed is part of it.
+    own = (datetime.fromisoformat(record["finished_at"])
+           - datetime.fromisoformat(record["started_at"])).total_seconds()
+    assert record["wall_seconds"] > own
+    assert record["core_seconds"] == pytest.approx(record["wall_seconds"])
     last = parse_output((folder / "lammps.out").read_text()).runs[-1]
     assert last.last_step == 16000
     assert last.first_step > 0
