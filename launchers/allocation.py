@@ -1,13 +1,16 @@
-"""What the launcher may use: nodes, cores, memory and the time until it ends."""
+"""What the launcher may use: nodes, cores, memory, GPUs and the time until it ends."""
 
 from __future__ import annotations
 
 import os
+import re
+import socket
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orionflow.errors import InputError, OrionflowError
+from orionflow.launchers.packing import Node, Room
 from orionflow.launchers.resources import Resources
 from orionflow.launchers.sbatch import NOTICE
 from orionflow.launchers.scheduler import Scheduler
@@ -44,6 +47,12 @@ class Allocation:
         Unix time at which jobs must have ended, or None without an end.
     slurm_job_id
         The Slurm job, or None on a machine without queue.
+    hosts
+        Names of the nodes, the launcher's own first; empty when nobody asks.
+    cores_of
+        Cores of each node; all nodes have as many unless given.
+    gpus
+        GPUs on each node.
     """
 
     nodes: int
@@ -52,6 +61,31 @@ class Allocation:
     started: float
     deadline: float | None
     slurm_job_id: str | None = None
+    hosts: tuple[str, ...] = ()
+    cores_of: tuple[int, ...] = ()
+    gpus: int = 0
+
+    @property
+    def most_cores(self) -> int:
+        """Cores of the largest node."""
+        return max(self.cores_of) if self.cores_of else -(-self.cores // self.nodes)
+
+    def room(self, own_cores: tuple[int, ...] = ()) -> Room:
+        """Return all of it, free.
+
+        Parameters
+        ----------
+        own_cores
+            Numbers of the cores of the launcher's own node, as the kernel counts them; from zero
+            unless given.
+        """
+        per_node = self.cores_of or (self.most_cores,) * self.nodes
+        hosts = self.hosts or tuple(f"node{i}" for i in range(self.nodes))
+        return Room(Node(
+            name=host, cores=list(own_cores if own_cores and i == 0 else range(count)),
+            memory=None if self.memory is None else float(self.memory),
+            gpus=list(range(self.gpus))) for i, (host, count) in enumerate(
+                zip(hosts, per_node, strict=True)))
 
     def time_for_a_job(self, now: float) -> float | None:
         """Return the longest walltime a job may ask for to be started now, s; None: any."""
@@ -62,29 +96,34 @@ class Allocation:
             return max(left, 0.0)
         return self.deadline - self.started + (_LOST_AT_ENDS if self.slurm_job_id else 0.0)
 
-    def query(self, now: float) -> dict[str, Any]:
+    def query(self, now: float, *, timed: bool = True) -> dict[str, Any]:
         """Return the MongoDB query for fireworks that fit; without resources they have defaults.
+
+        Jobs added by other tools may hold odd values. They pass: whoever takes one finds out what
+        is wrong, and says so.
 
         Parameters
         ----------
         now
             Unix time.
+        timed
+            Leave out what asks for more time than there is.
         """
         default = Resources()
 
         def asked(name: str) -> dict[str, Any]:
-            # Jobs added by other tools may hold no resources, or odd ones: those never fit.
-            return {"$ifNull": [f"$spec.resources.{name}", getattr(default, name) or 0]}
+            return _number(f"$spec.resources.{name}", float(getattr(default, name) or 0))
 
         limits: list[dict[str, Any]] = [
             {"$lte": [asked("nodes"), self.nodes]},
-            {"$lte": [{"$multiply": [_number(asked("ranks")), _number(asked("threads"))]},
-                      self.cores]},
+            {"$lte": [{"$multiply": [asked("ranks"), asked("threads")]},
+                      {"$multiply": [asked("nodes"), self.most_cores]}]},
+            {"$lte": [asked("gpus"), self.gpus]},
         ]
         if self.memory is not None:
             limits.append({"$lte": [asked("memory"), self.memory]})
         longest = self.time_for_a_job(now)
-        if longest is not None:
+        if longest is not None and timed:
             limits.append({"$lte": [asked("walltime"), int(longest)]})
         return {"$expr": {"$and": limits}}
 
@@ -93,12 +132,13 @@ class Allocation:
         end = "" if self.deadline is None else (
             f", until {time.strftime('%H:%M:%S', time.localtime(self.deadline))}")
         what = f"Slurm job {self.slurm_job_id}" if self.slurm_job_id else "this machine"
-        return f"{what}: {self.nodes} node(s), {self.cores} core(s){end}"
+        gpus = f", {self.gpus} GPU(s) a node" if self.gpus else ""
+        return f"{what}: {self.nodes} node(s), {self.cores} core(s){gpus}{end}"
 
 
-def _number(value: dict[str, Any]) -> dict[str, Any]:
-    # $multiply fails the whole query on a string; an odd value must only not fit.
-    return {"$convert": {"input": value, "to": "double", "onError": 1e18, "onNull": 1.0}}
+def _number(field: str, default: float) -> dict[str, Any]:
+    # $multiply fails the whole query on a string.
+    return {"$convert": {"input": field, "to": "double", "onError": 0.0, "onNull": default}}
 
 
 def read_allocation(profile: MachineProfile, project: Path | None = None, *,
@@ -131,23 +171,74 @@ def read_allocation(profile: MachineProfile, project: Path | None = None, *,
     job_id = env.get("SLURM_JOB_ID")
     deadline: float | None = None
     memory = profile.memory_per_node
+    gpus = profile.gpus_per_node
     if job_id:
         per_node = parse_cpus_per_node(env.get("SLURM_JOB_CPUS_PER_NODE", "1"))
-        nodes, there = len(per_node), sum(per_node)
+        hosts = _hosts(env, len(per_node))
         end = _slurm_end(env, job_id, project)
         deadline = None if end is None else end - NOTICE - _MARGIN
         if (text := env.get("SLURM_MEM_PER_NODE", "")).isdigit() and int(text) > 0:
             memory = int(text)
+        if (text := env.get("SLURM_GPUS_ON_NODE", "")).isdigit():
+            gpus = int(text)
     else:
-        nodes, there = 1, profile.cores
+        per_node, hosts = [profile.cores], [socket.gethostname()]
+        memory = memory or _physical_memory()
+    there = sum(per_node)
     if cores is not None and not 1 <= cores <= there:
         raise InputError(f"cores = {cores}, but there are {there} here",
                          hint=f"give a number from 1 to {there}")
+    if cores is not None:
+        per_node, hosts = _first_cores(per_node, hosts, cores)
     if time_limit is not None:
         own = now + time_limit
         deadline = own if deadline is None else min(own, deadline)
-    return Allocation(nodes=nodes, cores=cores or there, memory=memory, started=now,
-                      deadline=deadline, slurm_job_id=job_id or None)
+    return Allocation(nodes=len(per_node), cores=sum(per_node), memory=memory, started=now,
+                      deadline=deadline, slurm_job_id=job_id or None, hosts=tuple(hosts),
+                      cores_of=tuple(per_node), gpus=gpus)
+
+
+def expand_hosts(text: str) -> list[str]:
+    """Return the names in Slurm's list of nodes: ``n[1-3,07],login`` means five.
+
+    Parameters
+    ----------
+    text
+        As in ``SLURM_JOB_NODELIST``.
+    """
+    names: list[str] = []
+    for prefix, ranges, suffix in re.findall(r"([^,\[\]]+)(?:\[([^\]]*)\]([^,\[]*))?,?", text):
+        if not ranges:
+            names.append(prefix)
+        for part in filter(None, ranges.split(",")):
+            first, _, last = part.partition("-")
+            width = len(first)
+            names += [f"{prefix}{n:0{width}d}{suffix}"
+                      for n in range(int(first), int(last or first) + 1)]
+    return names
+
+
+def _hosts(env: Mapping[str, str], count: int) -> list[str]:
+    names = expand_hosts(env.get("SLURM_JOB_NODELIST", ""))
+    if len(names) != count:
+        return [f"node{i}" for i in range(count)]
+    return names
+
+
+def _first_cores(per_node: list[int], hosts: list[str],
+                 cores: int) -> tuple[list[int], list[str]]:
+    """Return the nodes that make up so many cores, the last perhaps not whole."""
+    kept: list[int] = []
+    for count in per_node:
+        if (left := cores - sum(kept)) <= 0:
+            break
+        kept.append(min(count, left))
+    return kept, hosts[:len(kept)]
+
+
+def _physical_memory() -> int:
+    """Return the memory of this machine, MiB."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
 
 
 def _slurm_end(env: Mapping[str, str], job_id: str, project: Path | None) -> float | None:

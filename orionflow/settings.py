@@ -21,7 +21,9 @@ from orionflow.errors import ConfigError
 PROJECT_FILE = "orionflow.yaml"
 PREFIX = "ORIONFLOW_"
 # Set by the launcher for the processes it starts; facts about a run, not settings.
-RUNTIME_VARIABLES = frozenset({"ORIONFLOW_PROJECT", "ORIONFLOW_DEADLINE", "ORIONFLOW_LAUNCHER"})
+RUNTIME_VARIABLES = frozenset({
+    "ORIONFLOW_PROJECT", "ORIONFLOW_DEADLINE", "ORIONFLOW_LAUNCHER", "ORIONFLOW_LAUNCH",
+    "ORIONFLOW_CORES", "ORIONFLOW_NODES", "ORIONFLOW_MEMORY"})
 
 
 class RetrySettings(BaseModel):

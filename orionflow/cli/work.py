@@ -153,6 +153,8 @@ def launch(
         "--time", "-t", help="End after this time (02:00:00); jobs that go on are put back.",
     )] = None,
     cores: Annotated[int | None, typer.Option("--cores", help="Use only so many cores.")] = None,
+    parallel: Annotated[int | None, typer.Option(
+        "--parallel", min=1, help="Run at most so many jobs at once.")] = None,
     fw_id: Annotated[int | None, typer.Option(
         "--fw_id", "-i", help="Run this firework alone (`qlaunch -r` adds it).")] = None,
     singleshot_if_reserved: Annotated[bool, typer.Option(  # noqa: ARG001  see the help
@@ -160,7 +162,7 @@ def launch(
         "in the job script before it adds --fw_id.")] = False,
     output: Output = None,
 ) -> None:
-    """Run READY jobs one after another, until none fits here or the time is over.
+    """Run READY jobs side by side on the cores there are, until none fits or the time is over.
 
     In a Slurm job it takes the cores and the end of that job; elsewhere this machine, without
     an end. A job that is stopped goes back to the queue and continues in its folder.
@@ -172,7 +174,7 @@ def launch(
     project = project_of()
     seconds = None if time is None else _positive("time", parse_walltime(time))
     options = LaunchOptions(max_jobs=max_jobs, patience=patience, time_limit=seconds,
-                            cores=cores, fw_id=fw_id)
+                            cores=cores, parallel=parallel, fw_id=fw_id)
     inside = os.environ.get("SLURM_JOB_ID") is not None
     folder = None if inside or fw_id is not None else _block(project)
     report = Launcher(project, options, folder).run()

@@ -1,0 +1,525 @@
+"""The launcher's loop: what runs now, what starts next, what must stop."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pymongo.errors import ConnectionFailure
+
+from orionflow.errors import database_reason
+from orionflow.launchers.intake import Intake
+from orionflow.launchers.jobs import ClaimedJob, Result, Stop, failed_action
+from orionflow.launchers.node_health import Suspicion, find_problems
+from orionflow.launchers.packing import Running
+from orionflow.launchers.progress import last_line
+from orionflow.launchers.pulse import Pulse, Vital, Watched
+from orionflow.launchers.retry import FailureClass, FailureInfo, RetryPolicy, decide
+from orionflow.launchers.rocket import read_spool
+from orionflow.launchers.runtimes import RunTimes
+from orionflow.launchers.settling import Desk, Verdict
+from orionflow.launchers.surroundings import job_environment
+from orionflow.launchers.workers import Died, Ended, Event, Freed, Told
+from orionflow.log import get_logger
+
+if TYPE_CHECKING:
+    from orionflow.launchers.cores import CoreLease
+    from orionflow.launchers.launcher import Launcher, Signals
+    from orionflow.launchers.workers import WorkerPool
+
+log = get_logger(__name__)
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
+# A job that was asked to stop is asked again after so long, then killed, s.
+_ASK_AGAIN, _KILL = 10.0, 20.0
+# Cancelled ones have 15 s in all, of which the heartbeat may take five.
+_KILL_CANCELLED = 8.0
+# Short jobs are claimed ahead of their turn: for so long, s, and no more than so many.
+_AHEAD_SECONDS, _AHEAD_MOST = 0.3, 32
+_OUTAGE_PAUSE = 2.0
+
+
+class Crew:
+    """All jobs of one launcher.
+
+    Parameters
+    ----------
+    launcher
+        Options, allocation and report.
+    pool
+        Its workers, ready.
+    lease
+        Cores of this node it may bind jobs to.
+    signals
+        Tells when to end.
+    """
+
+    def __init__(self, launcher: Launcher, pool: WorkerPool, lease: CoreLease,
+                 signals: Signals) -> None:
+        self.launcher = launcher
+        self.options = launcher.options
+        self.allocation = launcher.allocation
+        self.report = launcher.report
+        self.pad = launcher.pad
+        self.pool = pool
+        self.lease = lease
+        self.signals = signals
+        self.room = self.allocation.room(lease.ids)
+        self.desk = Desk(self.pad)
+        fworker = launcher.fworker()
+        self.fworker: dict[str, Any] = fworker.to_dict()
+        self.intake = Intake(self.pad, fworker, self.allocation, launcher.folder,
+                             RunTimes(self.pad).seconds)
+        self.policy = RetryPolicy.of(launcher.settings, launcher.machine)
+        self.suspicion = Suspicion()
+        self.running: dict[int, ClaimedJob] = {}
+        self.waiting: list[ClaimedJob] = []
+        self.claimed = 0
+        self.stop: Stop | None = None
+        self.hurried = False
+        self.unfit = ""
+        self._handled_signals = 0
+        self._state = "starting"
+        self._next_look = 0.0
+        self._pause = _FIRST_PAUSE
+        self._idle_since: float | None = None
+        self._short = math.inf
+        pool.register(signals.fd)
+        self.pulse = Pulse(self.pad, signals.alarm)
+
+    # ------------------------------------------------------------------------ the loop
+
+    def work(self) -> None:
+        """Run jobs until there is no reason to go on."""
+        problems = find_problems(self.launcher.machine, self.launcher.folder, self.pad)
+        if problems and self._must_be_fit(problems):
+            self._condemn("; ".join(problems))
+        self._publish("running")
+        self.pulse.start()
+        while True:
+            for event in self.pool.events(self._timeout()):
+                self._take(event)
+            self.signals.drain()
+            self._hear()
+            self._drive_stops()
+            self._start_waiting()
+            if not self.waiting or self.desk.presses:
+                for verdict in self.desk.settle():
+                    self._note(verdict)
+            if self.stop is None and not self.unfit:
+                self._fill()
+                if not self._over():
+                    self._publish("running")
+                    continue
+            elif self._drained():
+                return
+            self._publish("unhealthy" if self.unfit else "draining")
+            if not self.running and not self.waiting and not self.desk.pending:
+                return
+
+    def end(self) -> None:
+        """Leave the last word in the launcher's document; all workers are gone."""
+        self.pulse.end({**self._document(), "state": "unhealthy" if self.unfit else "ended",
+                        "ended": _now(), "note": self.unfit or self.report.ended})
+
+    def _timeout(self) -> float:
+        if self.desk.pending and not self.desk.waits:
+            return self.desk.patience if self.waiting else 0.0
+        now = time.monotonic()
+        waits = [1.0]
+        if self.desk.pending:
+            waits.append(self.desk.waits)
+        if self.stop is None and not self.unfit:
+            if self.room.free_cores and self._may_claim():
+                waits.append(self._next_look - now)
+            if self.allocation.deadline is not None:
+                waits.append(self.allocation.deadline - time.time())
+        return max(0.0, min(waits))
+
+    # ------------------------------------------------------------------------ starting jobs
+
+    def _fill(self) -> None:
+        """Claim and start what fits."""
+        now = time.monotonic()
+        room = self._may_claim()
+        if not room or now < self._next_look:
+            return
+        free = self.room.free_cores
+        ahead = min(self._ahead(), room - free)
+        if not free and len(self.waiting) > ahead // 2:
+            return
+        ahead -= len(self.waiting)
+        try:
+            if self.options.fw_id is not None:
+                one = self.intake.take_one(self.options.fw_id, self.room)
+                self.claimed = self.options.max_jobs or 1
+                jobs = [one] if one else []
+            else:
+                jobs = self.intake.take(self.room, self._occupied(), limit=min(room, free),
+                                        ahead=max(0, ahead))
+                self.claimed += len(jobs)
+        except ConnectionFailure as error:
+            log.warning("MongoDB went away during a claim: %s", database_reason(error)[:200])
+            self._next_look = now + _OUTAGE_PAUSE
+            self._idle_since = None
+            return
+        if jobs:
+            self._idle_since, self._pause, self._next_look = None, _FIRST_PAUSE, 0.0
+        elif self.options.fw_id is None:
+            self._next_look = now + self._pause
+            self._pause = min(1.5 * self._pause, _LONGEST_PAUSE)
+        for job in jobs:
+            if job.problem:
+                self._conclude(Result(job, "FIZZLED", job.problem, failed_action(job.problem)))
+            elif job.placement is not None:
+                self._start(job, job.placement)
+            else:
+                self.waiting.append(job)
+
+    def _may_claim(self) -> int:
+        """Return how many jobs more may be claimed."""
+        most = 1000
+        if self.options.max_jobs is not None:
+            most = self.options.max_jobs - self.claimed
+        elif self.options.fw_id is not None:
+            most = 1 - self.claimed
+        if self.options.parallel is not None:
+            most = min(most, self.options.parallel - len(self.running) - len(self.waiting))
+        return max(0, most)
+
+    def _ahead(self) -> int:
+        """Return how many jobs to hold ready: short ones would leave cores idle between claims."""
+        if self._short > _AHEAD_SECONDS or self.options.parallel is not None or (
+                self.options.fw_id is not None):
+            return 0
+        return min(_AHEAD_MOST, int(self.allocation.cores * _AHEAD_SECONDS / max(
+            self._short, 0.005)))
+
+    def _occupied(self) -> list[Running]:
+        now, clock = time.time(), time.monotonic()
+        return [Running(max(now + job.need.seconds - (clock - job.started), now), job.placement)
+                for job in self.running.values() if job.placement is not None]
+
+    def _start_waiting(self) -> None:
+        for job in list(self.waiting):
+            if self.stop is not None or self.unfit or job.stop is not None:
+                self.waiting.remove(job)
+                self._settle_unstarted(job)
+            elif self.room.free_cores and (
+                    placement := self.room.place(job.need)) is not None:
+                self.waiting.remove(job)
+                self._start(job, placement)
+
+    def _start(self, job: ClaimedJob, placement: Any) -> None:
+        self.room.take(placement)
+        shares = [s for s in placement if s.node == 0]
+        ids = [c for s in shares for c in s.cores] if self.lease.ids else []
+        message = {
+            "kind": "run", "launch_id": job.launch_id, "folder": job.folder,
+            "fallback": str(self.launcher.folder / f"launch_{job.launch_id}"),
+            "cores": ids, "fworker": self.fworker,
+            "environment": job_environment(self.launcher.machine, self.allocation, job, placement,
+                                           bound=bool(self.lease.ids)),
+            "firework": {**{k: v for k, v in job.doc.items() if k != "_id"}, "state": "RUNNING",
+                         "launches": [job.launch], "archived_launches": []}}
+        job.begin(placement, self.pool.run(job.launch_id, message))
+        self.running[job.launch_id] = job
+        log.info("firework %d (%s) started", job.fw_id, job.name)
+
+    # ------------------------------------------------------------------------ what happened
+
+    def _take(self, event: Event) -> None:
+        job = self.running.get(event.launch_id)
+        if job is None:
+            return
+        if isinstance(event, Told):
+            self._told(job, event.message)
+        elif isinstance(event, Ended):
+            if not job.ended:
+                job.ended = True
+                job.folder = event.message["folder"]
+                self._judge(job, event.message)
+        elif isinstance(event, Freed):
+            self._free(job)
+        elif isinstance(event, Died):
+            if not job.ended:
+                job.ended = True
+                self._judge_death(job, event.code)
+            self._free(job)
+
+    def _free(self, job: ClaimedJob) -> None:
+        del self.running[job.launch_id]
+        if job.placement is not None:
+            self.room.give(job.placement)
+        self._next_look = 0.0
+
+    def _told(self, job: ClaimedJob, message: dict[str, Any]) -> None:
+        try:
+            if message["kind"] == "moved":
+                job.folder = message["folder"]
+                self.pad.change_launch_dir(job.launch_id, job.folder)
+            elif message["checkpoint"].get("_task_n"):
+                self.pad.ping_launch(job.launch_id, checkpoint=message["checkpoint"])
+            else:  # nothing but that it began: written if the job fails
+                job.checkpoint = message["checkpoint"]
+        except ConnectionFailure as error:
+            log.warning("launch %d: %s not stored: %s", job.launch_id, message["kind"],
+                        database_reason(error)[:200])
+            if message["kind"] == "checkpoint":
+                job.checkpoint = message["checkpoint"]
+
+    def _judge(self, job: ClaimedJob, message: dict[str, Any]) -> None:
+        """Decide what becomes of a job that ended with a word of its own."""
+        if message["state"] == "COMPLETED":
+            if job.stop is not None and job.stop.kind == "lost":
+                self._conclude(Result(job, "READY", job.stop.reason))
+                return
+            self._short = min(self._short, 1.0) * 0.7 + 0.3 * (time.monotonic() - job.started)
+            self._conclude(Result(job, "COMPLETED", "", message["action"]))
+            return
+        told = message["failure"] or {}
+        info = FailureInfo(FailureClass(told.get("kind", "user")), told.get("reason", ""),
+                           failure_id=told.get("failure_id", ""),
+                           progressed=bool(told.get("progressed")), folder=message["folder"],
+                           host=self.intake.host)
+        self._judge_failure(job, info, message["action"], stopped=bool(told.get("stopped")))
+
+    def _judge_death(self, job: ClaimedJob, code: int | None) -> None:
+        """Decide what becomes of a job whose process ended without a word."""
+        spool = read_spool(Path(job.folder), job.launch_id, self.pad.name)
+        if spool is not None:
+            state = "COMPLETED" if spool["state"] == "COMPLETED" else "FIZZLED"
+            self._conclude(Result(job, state, "", spool["action"]))  # type: ignore[arg-type]  # two of them
+            return
+        if code is None:
+            info = FailureInfo.launcher_lost("the process that starts workers died",
+                                             folder=job.folder, host=self.intake.host)
+        else:
+            info = FailureInfo.from_exit(code, folder=job.folder, host=self.intake.host)
+        killed = job.stop is not None and job.worker is not None and job.worker.killed
+        self._judge_failure(job, info, failed_action(info.reason), stopped=killed)
+
+    def _judge_failure(self, job: ClaimedJob, info: FailureInfo, action: dict[str, Any] | None, *,
+                       stopped: bool) -> None:
+        stop = job.stop
+        if stop is not None and stop.kind in {"cancel", "lost"}:
+            self._conclude(Result(job, "CANCELLED" if stop.kind == "cancel" else "READY",
+                                  stop.reason))
+            return
+        if stop is not None and stop.kind == "memory":
+            info = FailureInfo(FailureClass.MEMORY, stop.reason, folder=job.folder,
+                               host=self.intake.host)
+            action = failed_action(stop.reason)
+        elif stopped:
+            reason = stop.reason if stop is not None else "stopped by a signal"
+            info = FailureInfo.stopped(reason, time_over=stop is not None and stop.kind == "time",
+                                       folder=job.folder, host=self.intake.host)
+            action = action or failed_action(reason)
+        decision = decide(info, job.spec, self.policy)
+        result = (Result(job, "READY", decision.reason, spec=decision.spec)
+                  if decision.put_back else
+                  Result(job, "FIZZLED", decision.reason, action or failed_action(info.reason)))
+        if info.blames_node and stop is None:
+            log.warning("firework %d failed: %s", job.fw_id, info.reason)
+            if self.suspicion.add(result):
+                self._condemn(f"{len(self.suspicion.held)} jobs failed one after another, "
+                              f"last: {info.reason}")
+            else:
+                problems = find_problems(self.launcher.machine, self.launcher.folder, self.pad)
+                if problems:
+                    self._condemn("; ".join(problems))
+            return
+        self._conclude(result)
+
+    def _conclude(self, result: Result) -> None:
+        """Hand over a result; a good one clears the node of suspicion."""
+        if result.state == "COMPLETED":
+            for held in self.suspicion.clear(success=True):
+                self.desk.add(held)
+        self.desk.add(result)
+
+    def _condemn(self, why: str) -> None:
+        self.unfit = self.unfit or why
+        self.report.ended = f"this node can't run jobs: {why}"
+        log.error("this node can't run jobs: %s", why)
+        for result in self.suspicion.condemn():
+            self.desk.add(result)
+
+    def _must_be_fit(self, problems: list[str]) -> bool:
+        """Whether to stop for these: on a machine without queue there is no other node."""
+        if self.allocation.slurm_job_id is not None:
+            return True
+        for problem in problems:
+            log.warning("%s", problem)
+        return any("written" in p or "full" in p for p in problems)
+
+    def _settle_unstarted(self, job: ClaimedJob) -> None:
+        if job.stop is not None and job.stop.kind == "cancel":
+            self.desk.add(Result(job, "CANCELLED", job.stop.reason))
+        else:
+            self.desk.add(Result(job, "READY", "claimed, but not started"))
+
+    def _note(self, verdict: Verdict) -> None:
+        """Count and say how a job ended; its children may be READY now."""
+        job = verdict.job
+        self._next_look = 0.0
+        if job.worker is None and not job.problem:
+            self.claimed -= 1
+            return
+        self.report.states[verdict.state] += 1
+        self.report.fw_ids.append(job.fw_id)
+        if verdict.trace:
+            log.warning("firework %d:\n%s", job.fw_id, verdict.trace.rstrip())
+        state = "put back" if verdict.state == "READY" else verdict.state
+        seconds = time.monotonic() - job.started if job.started else 0.0
+        log.info("firework %d %s after %.1f s%s", job.fw_id, state, seconds,
+                 f": {verdict.reason}" if verdict.reason else "")
+
+    # ------------------------------------------------------------------------ stopping
+
+    def _hear(self) -> None:
+        """Look at signals, the clock and the pulse's news."""
+        came = self.signals.came
+        while self._handled_signals < len(came):
+            number = came[self._handled_signals]
+            self._handled_signals += 1
+            if self.stop is not None:
+                self.hurried = True
+            elif number == signal.SIGUSR1:
+                self._begin_stop(Stop("time", "time is over"))
+            else:
+                end = self.allocation.deadline
+                over = end is not None and time.time() >= end - 1
+                self._begin_stop(Stop("time", "time is over") if over else Stop(
+                    "signal", f"stopped by {signal.Signals(number).name}"))
+        end = self.allocation.deadline
+        if self.stop is None and end is not None and time.time() >= end:
+            self._begin_stop(Stop("time", "time is over"))
+        while not self.pulse.news.empty():
+            launch_id, stop = self.pulse.news.get()
+            job = self.running.get(launch_id) or next(
+                (j for j in self.waiting if j.launch_id == launch_id), None)
+            if job is not None and not job.ended and (
+                    job.stop is None or job.stop.kind in {"time", "signal"}):
+                log.warning("firework %d is stopped: %s", job.fw_id, stop.reason)
+                job.stop = stop
+
+    def _begin_stop(self, stop: Stop) -> None:
+        self.stop = stop
+        self.report.ended = self.report.ended or stop.reason
+        log.info("%s: %d job(s) are asked to stop", stop.reason, len(self.running))
+
+    def _drive_stops(self) -> None:
+        """Ask jobs to stop that shall, again after a while, then kill them."""
+        now = time.monotonic()
+        for job in self.running.values():
+            if job.ended or job.worker is None:
+                continue
+            if job.stop is None and self.stop is not None:
+                job.stop = self.stop
+            if job.stop is None or not job.worker.pid:
+                continue
+            if not job.asked:
+                job.asked = now
+                job.times_asked = 1
+                self.pool.stop(job.worker)
+            waited = now - job.asked
+            most = _KILL_CANCELLED if job.stop.kind in {"cancel", "lost", "memory"} else _KILL
+            if waited > most or (self.hurried and waited > 1.0):
+                if not job.worker.killed:
+                    log.warning("firework %d does not stop: it is killed", job.fw_id)
+                    self.pool.kill(job.worker)
+            elif waited > _ASK_AGAIN and job.times_asked == 1:
+                job.times_asked = 2
+                self.pool.stop(job.worker)
+
+    def _drained(self) -> bool:
+        """Whether all is settled that can be settled."""
+        if self.running or self.waiting:
+            return False
+        for held in self.suspicion.clear(success=False):
+            self.desk.add(held)
+        if self.desk.pending and self.stop is not None:
+            for verdict in self.desk.settle(last=True):
+                self._note(verdict)
+            if self.desk.away_since is not None:
+                self.report.ended = "MongoDB did not come back; `orionflow recover` settles"
+                return True
+        return not self.desk.pending
+
+    def _over(self) -> bool:
+        """Whether there is no reason to go on."""
+        if self.running or self.waiting or self.desk.pending:
+            self._idle_since = None
+            return False
+        if self.suspicion.held:
+            # Nothing else is left that could clear the node: it looked healthy, so it counts.
+            for held in self.suspicion.clear(success=False):
+                self.desk.add(held)
+            return False
+        if self.options.fw_id is not None:
+            why = f"firework {self.options.fw_id} alone" if self.claimed else ""
+        elif not self._may_claim():
+            why = f"{self.options.max_jobs} job(s) asked for"
+        else:
+            why = self._nothing_left()
+        self.report.ended = why
+        return bool(why)
+
+    def _nothing_left(self) -> str:
+        """Return why waiting for work has no sense any more; empty while it has."""
+        now = time.monotonic()
+        if self._next_look <= now:
+            return ""  # not looked yet
+        self._idle_since = self._idle_since or now
+        if now - self._idle_since < self.options.patience:
+            return ""
+        try:
+            ready = self.intake.ready_left()
+        except ConnectionFailure:
+            self._next_look = now + _OUTAGE_PAUSE
+            return ""
+        return (f"no job left that fits; {ready} READY job(s) do not fit here"
+                if ready else "no READY job left")
+
+    # ------------------------------------------------------------------------ what others see
+
+    def _publish(self, state: str) -> None:
+        """Tell the pulse what there is."""
+        self._state = state
+        jobs = [j for j in (*self.running.values(), *self.waiting) if not j.ended]
+        held = [r.job for r in (*self.desk.pending, *self.suspicion.held)]
+        self.pulse.vital = Vital(
+            launches=frozenset(j.launch_id for j in (*jobs, *held)),
+            tracked=frozenset(j.launch_id for j in jobs if j.launch.get("trackers")),
+            watched=tuple(Watched(j.launch_id, j.need.memory, self._processes(j))
+                          for j in jobs if j.need.memory and j.worker is not None),
+            document=self._document)
+
+    def _processes(self, job: ClaimedJob) -> Any:
+        worker = job.worker
+        return (lambda: self.pool.processes(worker)) if worker is not None else list
+
+    def _document(self) -> dict[str, Any]:
+        jobs = [j for j in list(self.running.values()) if not j.ended]
+        described = [j.describe(last_line(Path(j.folder))) for j in jobs]
+        return {**self.launcher.describe(), "busy": sum(d["cores"] for d in described),
+                "state": self._state, "note": self.unfit or self._note_of_wait(),
+                "counts": {"COMPLETED": self.report.states["COMPLETED"],
+                           "FIZZLED": self.report.states["FIZZLED"],
+                           "put_back": self.report.states["READY"]},
+                "jobs": described}
+
+    def _note_of_wait(self) -> str:
+        if self.desk.away_since is not None:
+            return "waits for MongoDB"
+        if (reserved := self.intake.reserved) is not None:
+            return f"keeps room for firework {reserved[0].key}"
+        return ""
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

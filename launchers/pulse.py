@@ -1,0 +1,151 @@
+"""The launcher's heartbeat: a thread that says what lives, and hears what shall stop.
+
+It outlives outages of MongoDB; the launcher's loop is never held up by it.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from pymongo.errors import PyMongoError
+
+from orionflow.errors import database_reason
+from orionflow.launchers import cancel
+from orionflow.launchers.jobs import Stop
+from orionflow.launchers.process_tree import memory_of
+from orionflow.log import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = get_logger(__name__)
+COLLECTION = "orionflow_launchers"
+BEAT = 4.0
+# Memory of jobs that asked for some is looked at this often, s.
+_LOOK = 1.0
+# A little more than asked is not worth a job.
+_TOLERANCE = 1.05
+_SLACK = 64.0
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A job whose memory is limited.
+
+    Attributes
+    ----------
+    pids
+        Gives its processes.
+    most
+        What it asked for, MiB.
+    """
+
+    launch_id: int
+    most: int
+    pids: Callable[[], list[int]]
+
+
+@dataclass
+class Vital:
+    """What the pulse needs to know; the loop replaces it as a whole.
+
+    Attributes
+    ----------
+    launches
+        Launches of ours that have not ended.
+    tracked
+        Those with files FireWorks tracks.
+    watched
+        Those whose memory is limited.
+    document
+        Gives the launcher's own document; called in the thread.
+    """
+
+    launches: frozenset[int] = frozenset()
+    tracked: frozenset[int] = frozenset()
+    watched: tuple[Watched, ...] = ()
+    document: Callable[[], dict[str, Any]] = field(default=dict)
+
+
+class Pulse(threading.Thread):
+    """Sends heartbeats until `end`.
+
+    Parameters
+    ----------
+    pad
+        The project's LaunchPad.
+    wake
+        Descriptor written to when there is news.
+    """
+
+    def __init__(self, pad: Any, wake: int) -> None:
+        super().__init__(name="orionflow-pulse", daemon=True)
+        self.pad = pad
+        self.wake = wake
+        self.vital = Vital()
+        self.news: queue.SimpleQueue[tuple[int, Stop]] = queue.SimpleQueue()
+        self._over = threading.Event()
+        self._silent = False
+
+    def run(self) -> None:
+        """Beat."""
+        beaten = float("-inf")
+        while not self._over.is_set():
+            vital = self.vital
+            self._look_at_memory(vital)
+            if time.monotonic() - beaten >= BEAT:
+                beaten = time.monotonic()
+                self.beat()
+            self._over.wait(_LOOK)
+
+    def end(self, document: dict[str, Any]) -> None:
+        """Stop, and leave the last word in the launcher's document."""
+        self._over.set()
+        if self.is_alive():
+            self.join(30.0)
+        with suppress(PyMongoError):  # it is told by its age then
+            self._write(document)
+
+    def beat(self) -> None:
+        """Say once what lives."""
+        vital = self.vital
+        try:
+            lost = self.pad.ping_launches(vital.launches) if vital.launches else set()
+            for launch_id in vital.tracked - lost:
+                self.pad.ping_launch(launch_id)
+            requests = cancel.requested(self.pad, vital.launches)
+            self._write(vital.document())
+        except PyMongoError as error:
+            if not self._silent:
+                log.warning("no heartbeat: %s", database_reason(error)[:200])
+            self._silent = True
+            return
+        self._silent = False
+        for launch_id in lost:
+            self._tell(launch_id, Stop("lost", "its launch was given to another launcher"))
+        for launch_id, request in requests.items():
+            self._tell(launch_id, Stop("cancel", request.describe(), request))
+
+    def _look_at_memory(self, vital: Vital) -> None:
+        for job in vital.watched:
+            used = memory_of(job.pids())
+            if used > _TOLERANCE * job.most + _SLACK:
+                self._tell(job.launch_id, Stop(
+                    "memory", f"it took {used:.0f} MiB of memory and had asked for {job.most}"))
+
+    def _tell(self, launch_id: int, stop: Stop) -> None:
+        self.news.put((launch_id, stop))
+        with suppress(BlockingIOError):  # full of such bytes: it is awake
+            os.write(self.wake, b"!")
+
+    def _write(self, document: dict[str, Any]) -> None:
+        if document:
+            document["beat"] = datetime.now(UTC).isoformat(timespec="milliseconds")
+            self.pad.db[COLLECTION].replace_one({"_id": document["_id"]}, document, upsert=True)

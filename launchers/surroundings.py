@@ -1,0 +1,50 @@
+"""Variables by which a job learns what it was given: its cores, nodes, GPUs, memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orionflow.launchers.allocation import Allocation
+    from orionflow.launchers.jobs import ClaimedJob
+    from orionflow.launchers.machine import MachineProfile
+    from orionflow.launchers.packing import Placement
+
+CORES = "ORIONFLOW_CORES"
+NODES = "ORIONFLOW_NODES"
+MEMORY = "ORIONFLOW_MEMORY"
+
+
+def job_environment(machine: MachineProfile, allocation: Allocation, job: ClaimedJob,
+                    placement: Placement, *, bound: bool) -> dict[str, str]:
+    """Return the variables of one job.
+
+    Parameters
+    ----------
+    machine, allocation
+        Where it runs.
+    job
+        What it is.
+    placement
+        What it was given.
+    bound
+        Whether the numbers of cores are those of the kernel, and this job's alone.
+    """
+    values = {"ORIONFLOW_LAUNCH": str(job.launch_id)}
+    own = placement[0]
+    here = len(placement) == 1 and own.node == 0
+    cores = ",".join(map(str, own.cores))
+    if allocation.nodes > 1:
+        values[NODES] = ",".join(allocation.hosts[s.node] for s in placement)
+    if allocation.memory is not None:
+        values[MEMORY] = f"{own.memory:.0f}"
+    if allocation.gpus:
+        values["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, own.gpus))
+    if here and bound:
+        values[CORES] = cores
+        # Open MPI binds the ranks of every mpirun to the same first cores, whatever cores mpirun
+        # itself is bound to.
+        values["OMPI_MCA_hwloc_base_cpu_set"] = cores
+    elif machine.mpi == "mpirun":
+        values["OMPI_MCA_hwloc_base_binding_policy"] = "none"
+    return values

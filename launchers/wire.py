@@ -1,0 +1,90 @@
+"""Messages between the launcher and its workers: BSON, each after its length.
+
+BSON is what MongoDB's documents arrive in: they pass unchanged, and nothing in them can be run.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import TYPE_CHECKING, Any
+
+import bson
+from bson.codec_options import CodecOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_HEAD = struct.Struct("!Q")
+_CHUNK = 1 << 20
+# As FireWorks' own client reads dates.
+_CODEC: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=False)
+
+Message = dict[str, Any]
+
+
+class Channel:
+    """One end of a connection; blocking."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self._buffer = bytearray()
+
+    def fileno(self) -> int:
+        """Return the descriptor, for a selector."""
+        return self.sock.fileno()
+
+    def send(self, message: Message) -> None:
+        """Send a message.
+
+        Raises
+        ------
+        OSError
+            The other end is gone.
+        bson.errors.InvalidDocument
+            It holds what MongoDB can't store.
+        """
+        data = bson.encode(message)
+        self.sock.sendall(_HEAD.pack(len(data)) + data)
+
+    def receive(self) -> Message | None:
+        """Wait for a message; None when the other end is gone."""
+        while (message := self._take()) is None:
+            if not self._fill():
+                return None
+        return message
+
+    def ready(self) -> Iterator[Message]:
+        """Read once, then give all whole messages; raises EOFError when the other end is gone."""
+        if not self._fill():
+            raise EOFError
+        while (message := self._take()) is not None:
+            yield message
+
+    def close(self) -> None:
+        """Close this end."""
+        self.sock.close()
+
+    def _fill(self) -> bool:
+        try:
+            data = self.sock.recv(_CHUNK)
+        except ConnectionError:
+            return False
+        self._buffer += data
+        return bool(data)
+
+    def _take(self) -> Message | None:
+        if len(self._buffer) < _HEAD.size:
+            return None
+        (length,) = _HEAD.unpack_from(self._buffer)
+        end = _HEAD.size + length
+        if len(self._buffer) < end:
+            return None
+        data = bytes(self._buffer[_HEAD.size:end])
+        del self._buffer[:end]
+        return bson.decode(data, _CODEC)
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Return two connected ends."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
