@@ -24,9 +24,12 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
     from orionflow.agents.records import View
     from orionflow.agents.status import CampaignStatus
+
+    FloatArray = NDArray[np.float64]
 
 _FEW = 6
 _MOST = 300
@@ -90,7 +93,7 @@ def figures(view: View) -> dict[str, Figure]:
     return found
 
 
-def left_out(view: View) -> tuple[np.ndarray[Any, Any], ...] | None:
+def left_out(view: View) -> tuple[FloatArray, FloatArray, FloatArray] | None:
     """Return losses, and what the model expects of each when it knows all others.
 
     Returns

@@ -42,7 +42,8 @@ def run_again(pad: Any, launches: Sequence[int]) -> list[int]:
                 "$set": {"state": "READY", "launches": [], "updated_on": datetime.now(UTC),
                          **({"spec._launch_dir": folder} if folder else {})},
                 "$push": {"archived_launches": {"$each": fw["launches"]}},
-                "$unset": {"spec._exception_details": "", "spec._reruns": ""}}
+                "$unset": {"spec._exception_details": "", "spec._reruns": "", "spec._retries": "",
+                           "spec._continued": ""}}
             # The workflow first: should we be killed between the two, the firework still says
             # FIZZLED, and the same call finds it again.
             _tell(pad, fw_id, "READY", "RUNNING")
