@@ -211,7 +211,7 @@ class PlanCampaign(StrictModel):
             "budget": {"core_hours": self.core_hours, "core_hours_each": each,
                        "evaluations": self.evaluations},
             "stopping": self.stopping.model_dump(exclude_none=True),
-            "resources": resources.model_dump(exclude_none=True),
+            "resources": self.resources.model_dump(exclude_none=True),
             "approval_above": policy.approval_above or None,
         }, source="campaign")
 

@@ -131,8 +131,8 @@ def results(backend: Backend, agent: str, request: requests.Results) -> Answer: 
         query["output.formula_pretty"] = request.formula
     start = offset_of(request.cursor)
     store = backend.store.docs_store
-    found = store.query(query, properties=list(_RESULT_FIELDS), sort={"completed_at": -1},
-                        skip=start, limit=request.limit + 1)
+    found = store.query(query, properties=list(_RESULT_FIELDS), skip=start,
+                        sort={"completed_at": -1, "_id": -1}, limit=request.limit + 1)
     rows = [{**_result_row(d), "at": start + n} for n, d in enumerate(found, 1)]
     answer = paged({"summary": f"{store.count(query)} result(s), newest first",
                     "next": ["provenance tells where one comes from"] if rows else []},
