@@ -138,6 +138,20 @@ def test_nothing_fires_on_healthy_run(captured, name):
     assert found is None, found.evidence
 
 
+@pytest.mark.parametrize(("name", "returncode", "failure_id"), [
+    ("ok_si", 1, None), ("ok_si", 143, None), ("relax_ok", -9, None),  # only MPI was hit
+    ("ok_si", 2, "CODE_UNKNOWN"), ("relax_ok", 3, "CODE_UNKNOWN"),     # codes of pw.x itself
+    ("phok", 1, "QE_KILLED"),  # may be ph.x's own: it runs again
+])
+def test_return_code_after_the_end_is_weighed(captured, name, returncode, failure_id):
+    case = captured(f"healthy/{name}")
+    found = find_failure(case.rules, replace(case.attempt, returncode=returncode))
+    assert (found.rule.failure_id if found else None) == failure_id
+    if failure_id == "QE_KILLED":
+        assert found.rule.fix(case.attempt, 0) == []
+        assert found.rule.fix(case.attempt, 1) is None
+
+
 @pytest.mark.parametrize("name", FAILED)
 def test_twin_of_each_failure_is_kept(name):
     twin = json.loads((DATA / name / "run.json").read_text())["twin"]
@@ -166,3 +180,18 @@ def test_mistake_is_named_by_its_cause(captured, routine, message, failure_id, a
     assert found.rule.failure_id == failure_id
     assert (advice or "") in (found.rule.advice or "")
     assert bool(advice) == bool(found.rule.advice)
+
+
+def test_words_of_a_failure_name_program_and_setting(captured):
+    case = captured("PH_EPSIL_METAL")
+    box = case.attempt.stdout.replace("no elec. field with metals", "something new")
+    found = find_failure(case.rules, replace(case.attempt, stdout=box.replace("phq_readin", "abc")))
+    assert found.rule.failure_id == "QE_ERROR"
+    assert found.rule.title.startswith("ph.x stopped")
+    case = captured("QE_SMEARING_NEEDED")
+    path = case.folder / "pw.in"
+    text = re.sub("(?i)&system", "&system\n  occupations = 'tetrahedra'", path.read_text())
+    path.write_text(text)
+    found = find_failure(case.rules, case.attempt)
+    assert "occupations = 'tetrahedra'" in found.rule.title
+    assert found.rule.fix(case.attempt, 0) is None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,14 +50,18 @@ def wait_until(condition, timeout=60.0):
     return value
 
 
-def started(folder, command=TWO):
-    """Start `orionflow run-input` as a user does and wait for the SCF to begin."""
+def started(folder, command=TWO, until=lambda text: "iteration #" in text):
+    """Start `orionflow run-input` as a user does and wait for its output to tell something."""
     program = str(Path(sys.executable).with_name("orionflow"))
     with (folder / "said").open("wb") as said:
         process = subprocess.Popen([program, "run-input", str(folder), "--", *command],
                                    stdout=said, stderr=subprocess.STDOUT)
-    wait_until(lambda: "iteration #" in _text(folder / "pw.out"))
+    wait_until(lambda: until(_text(folder / "pw.out")))
     return process
+
+
+def energies(text):
+    return [float(x) for x in re.findall(r"^!+ +total energy +=\s+(\S+) Ry", text, re.MULTILINE)]
 
 
 def _text(path):
@@ -113,6 +119,52 @@ def test_killed_owner_leaves_no_orphan_and_no_success(inputs, number):
     state = json.loads((inputs.folder / "orionflow_run.json").read_text())
     assert state["state"] in {"running", "interrupted"}
     assert (inputs.folder / "pw.in").read_text() == text
+
+
+@needs_pw
+@pytest.mark.parametrize("victim", ["pw.x", "owner", "owner and its scratch"])
+def test_killed_relaxation_goes_on_from_its_last_step(inputs, unfailed, victim):
+    text = inputs.silicon(calculation="relax", ecut="16.0", conv="1.0d-9", more="&IONS\n/\n",
+                          control="forc_conv_thr = 1e-4",
+                          positions="  Si 0.00 0.00 0.00\n  Si 0.29 0.25 0.22",
+                          kpoints="automatic\n  3 3 3 1 1 1",
+                          system="nosym = .true., noinv = .true.").read_text()
+    whole = energies(unfailed(text).read_text())
+    folder = inputs.folder
+    process = started(folder, ["pw.x", "-in", "pw.in"], until=lambda said: len(energies(said)) > 1)
+    if victim == "pw.x":
+        os.kill(processes(folder, "pw.x")[0], signal.SIGKILL)
+    else:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(30)
+        wait_until(lambda: not processes(folder))
+        if victim == "owner and its scratch":
+            shutil.rmtree(folder / "out")
+        process = started(folder, ["pw.x", "-in", "pw.in"])
+    assert process.wait(120) == 0, _text(folder / "said")
+    before, after = (energies(_text(folder / name)) for name in ("attempt_1/pw.out", "pw.out"))
+    assert 1 < len(before) < len(whole)
+    assert after[-1] == pytest.approx(whole[-1], abs=1e-5)
+    changes = [c["changes"] for c in summary(folder)["steps"][0]["corrections"]]
+    if victim == "owner and its scratch":  # only the structure is known
+        assert after[0] < before[0]
+        assert [c[-1] for c in changes] == ["ATOMIC_POSITIONS: the last positions of the run"]
+    else:
+        # A step cut off before the ions were moved is done again, no other one.
+        assert len(whole) <= len(before) + len(after) <= len(whole) + 1
+        assert "restart_mode = 'restart'" in (folder / "pw.in").read_text()
+        assert changes == ([["restart_mode: (default) -> restart"]] if victim == "pw.x" else [])
+
+
+@needs_pw
+def test_launcher_that_fails_after_the_end_does_not_spoil_the_result(inputs, unfailed):
+    outcome, lines = scripted(inputs, "pw.x -in pw.in\nexit 1\n")
+    assert outcome.exit_code is Exit.DONE
+    assert outcome.steps[0].record.attempts == 1
+    assert any("return code 1" in line for line in lines)
+    assert "return code 1" in (inputs.folder / "corrections.md").read_text()
+    right = energies(unfailed(inputs.silicon_text()).read_text())
+    assert energies(_text(inputs.folder / "pw.out")) == pytest.approx(right, abs=1e-5)
 
 
 def test_run_killed_every_time_is_transient(inputs):

@@ -8,12 +8,14 @@ import pytest
 
 from orionflow.errors import CodeError
 from orionflow.launchers.context import JobContext
+from orionflow.launchers.custodian.jobs import CodeJob
+from orionflow.launchers.custodian.qe_base import QeRun
 from orionflow.launchers.explain import explain_folder
 from orionflow.launchers.machine import load_machine
-from orionflow.launchers.qe import run_ph, run_pw
+from orionflow.launchers.qe import resume, run_ph, run_pw
 from orionflow.launchers.qe_input import read_input
 from orionflow.launchers.resources import Resources
-from orionflow.launchers.run_state import read_state
+from orionflow.launchers.run_state import RunState, hash_inputs, read_state, write_state
 from orionflow.settings import load_settings
 
 pytestmark = pytest.mark.needs_code("pw.x", "mpirun")
@@ -58,6 +60,20 @@ def test_stopped_launch_is_continued_by_the_next(inputs):
     assert record.continued == stops
     text = (inputs.folder / "pw.out").read_text()
     assert "bfgs converged" in text
+
+
+def test_files_of_another_run_are_not_continued(inputs):
+    inputs.silicon(a="10.6")
+    run_pw(inputs.folder, context=context())
+    path = inputs.silicon(control="max_seconds = 500.0")
+    job = CodeJob(["pw.x"], stdout="pw.out", stderr="pw.err", inputs=["pw.in"])
+    run = QeRun(folder=inputs.folder, input_file="pw.in", job=job)
+    given = hash_inputs(inputs.folder, ["pw.in"])
+    # Killed before it wrote a file of its own: in outdir are those of the cell before.
+    write_state(inputs.folder, RunState(state="running", executable="pw.x", inputs=given))
+    text = path.read_text()
+    assert resume(run, given).continued == 0
+    assert path.read_text() == text
 
 
 def test_hopeless_input_names_cause_and_folder(inputs):
