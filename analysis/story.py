@@ -37,6 +37,8 @@ class JobStory:
         What a person does now.
     run
         Fields of `RunRecord`, None when no code ran or none is known.
+    history
+        How earlier launches ended and who stopped it, one line each, oldest first.
     """
 
     folder: str | None = None
@@ -52,6 +54,7 @@ class JobStory:
     corrections: list[dict[str, Any]] = field(default_factory=list)
     error: str = ""
     next: str = ""
+    history: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -75,8 +78,9 @@ def job_story(fw_id: int, project: Path | str | None = None) -> JobStory:
             raise InputError(f"there is no firework {fw_id}", hint=(
                 f"ids go from 1 to {last['fw_id']}: lpad get_fws" if last
                 else "nothing has been submitted yet"))
-        launch = (launchpad.launches.find_one({"launch_id": firework["launches"][-1]})
-                  if firework["launches"] else None) or {}
+        # Where it was cancelled or put back, the last launch is still worth a look.
+        launches = firework["launches"] or firework.get("archived_launches") or [None]
+        launch = launchpad.launches.find_one({"launch_id": launches[-1]}) or {}
         workflow = launchpad.workflows.find_one(
             {"nodes": fw_id}, {"parent_links": 1, "fw_states": 1}) or {}
     story = JobStory(
@@ -84,7 +88,7 @@ def job_story(fw_id: int, project: Path | str | None = None) -> JobStory:
         campaign=firework["spec"].get("campaign"), host=launch.get("host"),
         folder=launch.get("launch_dir"), slurm_job_id=slurm_job(launch),
         launches=len(firework["launches"]) + len(firework.get("archived_launches") or ()),
-        uuid=_uuid(firework),
+        uuid=_uuid(firework), history=_history(firework["spec"]),
     )
     state = read_state(Path(story.folder)) if story.folder else None
     document = _document(story, project) if story.state == "COMPLETED" else None
@@ -230,10 +234,26 @@ def _next(story: JobStory, launch: Mapping[str, Any], workflow: Mapping[str, Any
     return {
         "READY": "it waits for a worker: orionflow launch, or cron; orionflow doctor tells whether "
                  "one takes it",
-        "DEFUSED": f"lpad reignite_fws -i {fw_id} makes it ready again",
-        "PAUSED": f"lpad resume_fws -i {fw_id} makes it ready again",
+        "DEFUSED": f"orionflow resume --cancelled -i {fw_id} makes it ready again",
+        "PAUSED": f"orionflow resume -i {fw_id} makes it ready again",
         "ARCHIVED": "it was deleted by lpad; submit it again",
     }.get(story.state, "")
+
+
+def _history(spec: Mapping[str, Any]) -> list[str]:
+    """Return what retries and cancellations left in a spec."""
+    from orionflow.launchers.cancel import CANCELLED_KEY, CancelRequest
+    from orionflow.launchers.retry import RETRIES_KEY
+
+    lines: list[tuple[str, str]] = []
+    told = spec.get(RETRIES_KEY)
+    for entry in (told.get("history") or ()) if isinstance(told, dict) else ():
+        changed = f"; again with {entry['changed']}" if entry.get("changed") else "; put back"
+        lines.append((str(entry.get("at", "")), f"{entry.get('reason', '')}{changed}"))
+    if isinstance(spec.get(CANCELLED_KEY), dict):
+        request = CancelRequest.from_dict(spec[CANCELLED_KEY])
+        lines.append((request.at, request.describe()))
+    return [f"{at[:19].replace('T', ' ')} {text}" for at, text in sorted(lines)]
 
 
 def _age(value: Any) -> str:

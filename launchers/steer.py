@@ -221,7 +221,8 @@ class _Steering:
     def __post_init__(self) -> None:
         self.scheduler = Scheduler(self.project)
         self.deaths = Deaths(self.scheduler)
-        self._asked: set[int] = set()
+        self._asked: set[int] = set()  # launches
+        self._stopping: set[int] = set()  # their fireworks
 
     def take(self, jobs: Sequence[Doc], *, free: bool, live: Sequence[str],
              step: Callable[[int], object] | None) -> SteerReport:
@@ -300,10 +301,19 @@ class _Steering:
         if owner.alive_here() is False:
             end_processes(processes_of(owner), patience=5.0)
             return self._settled(job, launch, "its launcher was dead")
-        if launch["launch_id"] not in self._asked:
-            self._asked.add(launch["launch_id"])
-            if launch.get(CANCEL_FIELD) != self.request.to_dict():
-                ask(self.pad, [launch["launch_id"]], self.request)
+        return self._ask(job, launch)
+
+    def _ask(self, job: Doc, launch: Doc) -> JobOutcome | None:
+        """Ask one of our launchers, once for each launch."""
+        if launch["launch_id"] in self._asked:
+            return None
+        if self.request.becomes == "READY" and job["fw_id"] in self._stopping:
+            return self._outcome(job, "RUNNING", "stopped", "it was put back and runs again "
+                                 + _place(launch))
+        self._asked.add(launch["launch_id"])
+        self._stopping.add(job["fw_id"])
+        if launch.get(CANCEL_FIELD) != self.request.to_dict():
+            ask(self.pad, [launch["launch_id"]], self.request)
         return None
 
     def _ended(self, job: Doc) -> JobOutcome | None:

@@ -142,6 +142,7 @@ def _show_story(story: JobStory) -> None:
         ("command", escape(" ".join(run.get("command", ())))),
         ("time", _time(run)),
         *(("corrected", escape(describe(c))) for c in story.corrections),
+        *(("before", escape(line)) for line in story.history),
         ("error", f"[red]{escape(story.error)}[/]" if story.error else ""),
         ("next", escape(story.next)),
     ]

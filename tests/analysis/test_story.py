@@ -87,9 +87,10 @@ def test_waiting_ready_and_paused_jobs_tell_what_they_wait_for(project: Path,
     assert waiting.next == f"it waits for {ready.fw_id} READY"
     assert "orionflow launch" in ready.next
     launchpad.pause_fw(ready.fw_id)
-    assert job_story(ready.fw_id).next == f"lpad resume_fws -i {ready.fw_id} makes it ready again"
+    assert job_story(ready.fw_id).next == (
+        f"orionflow resume -i {ready.fw_id} makes it ready again")
     launchpad.defuse_fw(ready.fw_id)
-    assert "lpad reignite_fws" in job_story(ready.fw_id).next
+    assert "orionflow resume --cancelled" in job_story(ready.fw_id).next
 
 
 def test_job_that_can_t_be_decoded_tells_why(project: Path, launchpad: LaunchPad) -> None:

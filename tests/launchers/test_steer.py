@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fireworks import Firework, FWorker, LaunchPad, PyTask, ScriptTask, Workflow
 
+from orionflow.analysis.story import job_story
 from orionflow.errors import InputError, PolicyError
 from orionflow.launchers import steer
 from orionflow.launchers.cancel import CancelRequest, ask, requested, settle
@@ -181,6 +183,25 @@ def test_cancel_restartable_puts_back_what_runs_and_leaves_what_waits(
     assert [(j.fw_id, j.after) for j in report.jobs] == [(ids[0], "READY")]
     assert states(pad, ids) == ["READY", "WAITING"]
     assert pad.fireworks.find_one({"fw_id": ids[0]})["spec"]["_launch_dir"] == str(project)
+    (line,) = job_story(ids[0]).history
+    assert f"stopped and put back by {getpass.getuser()}@{socket.gethostname()}" in line
+
+
+def test_cancel_restartable_stops_once_what_its_launcher_takes_again(
+        project: Path, pad: OrionLaunchPad) -> None:
+    (fw_id,) = chain(pad, 1)
+    env = {ENV_KEY: LauncherIdentity.of_this_process().to_dict()}
+    first = claim(pad, fw_id, env=env)
+
+    def launcher_at_once(_: str) -> None:
+        for launch_id, request in requested(pad, [first.launch_id]).items():
+            if settle(pad, fw_id, launch_id, request, "/nowhere"):
+                claim(pad, fw_id, env=env)
+
+    report = steer.cancel(project, pad, steer.select(pad, fw_ids=[fw_id]), restartable=True,
+                          tell=launcher_at_once)
+    assert [(j.after, j.what) for j in report.jobs] == [("RUNNING", "stopped")]
+    assert "runs again" in report.jobs[0].detail
 
 
 def test_pause_lets_running_jobs_finish_unless_now(project: Path, pad: OrionLaunchPad,
