@@ -6,8 +6,11 @@ What may be written when
   state it must still be in.
 - Everything else of a workflow changes only under its lock, by us and by stock FireWorks alike; or
   in one update of the workflow document that names all it relies upon (see `settle`).
-- ``fw_states`` of the workflow document says whether an action has been applied: a firework's
-  action is applied in the same update that makes ``fw_states`` say COMPLETED, never again.
+- ``fw_states`` of the workflow document says whether an action has been applied: once it says
+  COMPLETED, never again. What the action changes in other fireworks' specs is written before, in
+  the same update that adds the launch to their ``settled``: whoever has to repeat the action skips
+  those. That update also names the ``settled`` it relies upon, so one who lost his lock without
+  knowing writes nothing.
 - New fireworks are inserted as WAITING, which nobody claims; then the workflow document learns of
   them, with all their links, in one update; then they become READY. Who dies in between leaves
   either nothing but unreachable documents or a workflow that a refresh completes.
@@ -28,6 +31,7 @@ from pymongo import UpdateMany, UpdateOne
 from orionflow.launchers.pad.documents import (
     FINISHED,
     HELD,
+    LIVE,
     PUT_BACK,
     RANKS,
     Doc,
@@ -49,6 +53,9 @@ if TYPE_CHECKING:
 # Above this many changed entries the maps of a workflow are written whole: each dotted path is
 # looked up by walking along its map.
 _DOTTED = 40
+# Launches remembered in a firework as applied. All but those of the last commit are history, unless
+# somebody broke a lock by hand.
+_SETTLED = 64
 
 
 class Graph:
@@ -83,7 +90,7 @@ class Graph:
         self._relinked: set[int] = set()
         self._reparented: set[int] = set()
         self._changed: set[int] = set()
-        self._settled_by: dict[int, int] = {}
+        self._settled_by: dict[int, list[int]] = {}
         self._new: list[int] = []
         self._known: dict[int, Doc] = {}
         self._numbered: list[tuple[Firework, int]] = []
@@ -182,7 +189,9 @@ class Graph:
                 # Given up by one who died before he could make the firework READY.
                 self.put_back(fw_id, launch["action"].stored_data[PUT_BACK])
                 return
-            state = launch["state"] if launch else "READY"
+            # Without a launch: being claimed now, or by one who died; a sweep tells them apart.
+            claimed = view.state if view.state in LIVE else "READY"
+            state = launch["state"] if launch else claimed
             action = launch["action"] if launch and state == "COMPLETED" else None
             if view.allows_fizzled and not view.told_of_fizzled:
                 self._tell_of_fizzled(view, parents)
@@ -253,16 +262,17 @@ class Graph:
     def _modify(self, kid: int, action: FWAction, parent: View) -> None:
         child = self.view(kid)
         launch = parent.launches[-1] if parent.launches else None
-        if launch is not None and launch in child.settled:
-            return  # done by one who died before he could record it in the workflow
+        applied = self._settled_by.setdefault(kid, [])
+        if launch is not None:
+            applied.append(launch)
+            if launch in child.settled:
+                return  # done by one who died before he could record it in the workflow
         spec = self.spec(kid)
         spec.update(plain(action.update_spec))
         for mod in action.mod_spec:
             apply_mod(plain(mod), spec)
         child.allows_fizzled = bool(spec.get("_allow_fizzled_parents"))
         self._changed.add(kid)
-        if launch is not None and action.mod_spec:
-            self._settled_by[kid] = launch
 
     def append(self, new: Workflow, parents: list[int], detours: list[bool], *,
                pull: bool) -> None:
@@ -337,7 +347,9 @@ class Graph:
     def _pull(self, parent: int, roots: list[View]) -> None:
         """Give new fireworks what a finished parent passes to its children."""
         launch = self.launch_of(self.view(parent))
-        if launch is None or launch["state"] != "COMPLETED" or not launch.get("action"):
+        # Stored, but not counted yet: it will reach them when it is.
+        counted = self.states[parent] == "COMPLETED"
+        if not counted or launch is None or not launch.get("action"):
             return
         for root in roots:
             if root.new is not None:
@@ -455,10 +467,7 @@ class Graph:
                 early.append(_archiving(fw_id, view.state, fields))
                 continue
             if view.spec is not None:
-                change: Doc = {"$set": fields}
-                if fw_id in self._settled_by:
-                    change["$addToSet"] = {"settled": self._settled_by[fw_id]}
-                early.append(UpdateOne({"fw_id": fw_id}, change))
+                early.append(UpdateOne(*self._spec_update(view, fields)))
             if view.stored_state is None or view.state == view.stored_state:
                 continue
             if view.launches:
@@ -472,6 +481,16 @@ class Graph:
                             {"$set": {"state": new, "updated_on": when}})
                  for (old, new), ids in moves.items()]
         return early, late
+
+    def _spec_update(self, view: View, fields: Doc) -> tuple[Doc, Doc]:
+        query: Doc = {"fw_id": view.fw_id}
+        if applied := self._settled_by.get(view.fw_id):
+            before = view.settled
+            query["settled"] = before or {"$in": [None, []]}
+            fields["settled"] = [
+                *(i for n, i in enumerate(before) if n >= len(before) - _SETTLED or i in applied),
+                *(i for i in applied if i not in before)]
+        return query, {"$set": fields}
 
     def workflow_update(self, *, unlock: bool) -> UpdateOne:
         """Return the one update of the workflow document."""

@@ -90,6 +90,23 @@ def test_heartbeat_names_launches_that_must_stop(pad):
                                                                  claims[2].launch_id}
 
 
+def test_claim_under_way_is_left_alone_by_whoever_repairs_its_workflow(pad):
+    """Its launch comes a moment later; READY again, it would run twice."""
+    pad.add_wf(Workflow([noop(), noop()]))
+    fw_id = min(pad.get_fw_ids())
+    pad.fireworks.update_one({"fw_id": fw_id}, {"$set": {"state": "RUNNING", "launches": [99]}})
+    with pad.locked(fw_id) as doc:
+        repair.repair_workflow(pad, doc)
+    assert states(pad)[fw_id] == "RUNNING"
+    pad._refresh_wf(fw_id)
+    assert states(pad)[fw_id] == "RUNNING"
+    assert not pad.sweep()
+    pad.sweep(grace=0.0)
+    assert states(pad)[fw_id] == "READY"
+    run_all(pad)
+    assert problems(pad) == []
+
+
 def test_same_end_told_twice_counts_once(pad):
     _, launch_id = claim_first_of_two(pad)
     action = FWAction(mod_spec=[{"_inc": {"count": 1}}])

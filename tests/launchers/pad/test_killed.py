@@ -145,11 +145,12 @@ def test_job_killed_anywhere_counts_once(database, pad, name, number, least):
 
 def test_group_killed_anywhere_counts_once(database, pad, no_patience):
     def prepare(pad):
-        pad.bulk_add_wfs([diamond(), noop("single"), noop("single"),
-                          Workflow([noop("a"), noop("b")])])
+        pad.add_wf(diamond())
+        run_all(pad, act=act, limit=1)  # left and right will end together, above the same child
+        pad.bulk_add_wfs([noop("single"), Workflow([noop("a"), noop("b")])])
 
     every_moment(OrionLaunchPad, database, pad, prepare=prepare, work=a_group,
-                 check=finish(pad, 8))
+                 check=finish(pad, 7))
 
 
 def test_submission_killed_anywhere_leaves_all_or_nothing(database, pad, no_patience):
