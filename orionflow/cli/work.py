@@ -111,6 +111,9 @@ def submit(
     priority: Annotated[int | None, typer.Option(
         "--priority", help="Higher runs first.")] = None,
     tag: Annotated[list[str] | None, typer.Option("--tag", help="Repeatable.")] = None,
+    retry: Annotated[list[str] | None, typer.Option(
+        "--retry", metavar="CLASS=N", help="How often a job may run again after a class of "
+        "failure: memory=0; repeatable.")] = None,
     dry_run: Annotated[bool, typer.Option(
         "--dry-run", help="Check everything, store nothing.")] = False,
     output: Output = None,
@@ -134,6 +137,7 @@ def submit(
             ready.append(compile_flow(
                 chosen.make(structure, values), project=project, key=one, campaign=campaign,
                 resources=resources, priority=priority, tags=tag or [],
+                retry=_parameters(retry or []),
                 name=f"{recipe} {_label(structure)}"))
             step(_label(structure))
     if dry_run:
@@ -235,6 +239,8 @@ def cron(
         dump(report.to_dict(), output)
     elif verbose or (report.problem and not report.try_later) or sys.stderr.isatty():
         print(report.describe(), file=sys.stderr if report.problem else sys.stdout)
+    elif report.news:  # cron sends it by mail, once
+        print("\n".join(report.news), file=sys.stderr)
     if report.problem:
         raise typer.Exit(EXIT_TRY_LATER if report.try_later else 1)
 
