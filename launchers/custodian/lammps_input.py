@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orionflow.launchers.custodian import lammps_edit as edit
+from orionflow.launchers.custodian import lammps_model as model
 from orionflow.launchers.custodian.common import ending_signal, memory_line
 from orionflow.launchers.custodian.lammps_restart import header_step, restart_step
 
@@ -185,11 +186,9 @@ class SmallBox:
         script = self.run.script
         if times:
             return None
-        from orionflow.launchers.custodian.lammps_model import DEFAULT_SKIN
-
         places = script.find("neighbor")
         if not places:
-            skin = DEFAULT_SKIN.get(self.run.output(attempt).units, 0.3)
+            skin = model.DEFAULT_SKIN.get(self.run.output(attempt).units, 0.3)
             script.insert(edit.first_run(script), [f"neighbor {skin:g} nsq"])
             return ["neighbor: bin (default) -> nsq"]
         for at in places:
@@ -278,13 +277,30 @@ class Refused:
     run: LammpsRun
     failure_id: str = "LAMMPS_INPUT_ERROR"
     advice: str | None = None
+    title: str | None = None
 
     def find(self, attempt: Attempt) -> str | None:
         """Return the message and the command it belongs to."""
         line = error_with(self.run, attempt, re.compile(""))
         if line is not None:
             self.advice = advice_for(line)
-        return line
+            return line
+        return self._nothing_moves(attempt)
+
+    def _nothing_moves(self, attempt: Attempt) -> str | None:
+        """Look for integrators whose groups are all empty: every step is the first one again."""
+        script, groups = self.run.script, self.run.output(attempt).groups
+        made = [c.args[0] for c in script.all("group") if c.args]
+        for plan in model.plans(script) if script.linear else []:
+            movers = [f for f in plan.fixes if model.INTEGRATORS.match(f.style)]
+            if plan.command.name == "run" and movers and all(
+                    groups.get(f.group) == 0 and made.count(f.group) == 1 for f in movers):
+                self.title = "nothing moves"
+                self.advice = (f"correct the command that makes group {movers[0].group!r}: it "
+                               "holds no atom")
+                return (f"0 atoms in group {movers[0].group}, which is all that "
+                        f"{str(script.commands[movers[0].at])!r} moves")
+        return None
 
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:  # noqa: ARG002
         """Nothing: it would fail the same way."""

@@ -87,6 +87,8 @@ class LammpsOutput:
         Unit style; empty where it was not printed (the log alone does not have it).
     box_volume, cutoff
         In the units of the script.
+    groups
+        Atoms in each group when it was made.
     """
 
     runs: list[RunBlock] = field(default_factory=list)
@@ -100,6 +102,7 @@ class LammpsOutput:
     atoms_at_start: int | None = None
     box_volume: float | None = None
     cutoff: float | None = None
+    groups: dict[str, int] = field(default_factory=dict)
 
     @property
     def last_run(self) -> RunBlock | None:
@@ -265,6 +268,9 @@ def _setup_line(out: LammpsOutput, line: str, words: list[str]) -> None:
         out.cutoff = _float(words[-1])
     elif line.startswith("Deleted ") and "new total =" in line and words[-1].isdigit():
         out.atoms = int(words[-1])
+    elif len(words) == 5 and words[1:4] == ["atoms", "in", "group"] and (  # noqa: PLR2004
+            words[0].isdigit()):
+        out.groups[words[4]] = int(words[0])
     elif len(words) == 2 and words[1] == "atoms" and words[0].isdigit():  # noqa: PLR2004
         out.atoms = int(words[0])
     elif line.startswith("Created ") and words[-1] == "atoms" and words[1].isdigit():

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 SMOOTH = (0.02, 0.05)
 CUT = (0.03, 0.12)
 CUT_OPEN = (0.2, 0.4)  # a cluster that evaporates for the most part passes the step pair by pair
-_STEP_OF_POTENTIAL = 0.5  # range that is left to such a step where the time step has no part in it
 _COLD = 1e-3
 _CHANGES_NUMBER = ("deposit", "pour", "evaporate", "gcmc", "bond/react", "widom", "sgcmc",
                    "charge/regulation", "append/atoms")
@@ -264,15 +263,9 @@ class EnergyDrift:
             if plan.conserves_energy and block.steps != 0 and len(set(atoms)) < 2:  # noqa: PLR2004
                 limits = CUT_OPEN if _open_box(script) else CUT
                 line = drift(block, limits if _jumps(script) else SMOOTH)
-                if line and not self._left_by_the_cutoff(script, block):
+                if line:
                     return line
         return None
-
-    def _left_by_the_cutoff(self, script: Script, block: RunBlock) -> bool:
-        """Whether a shorter time step changed nothing and the potential has a step itself."""
-        width = spread(block)[1]
-        return (self._range is not None and _jumps(script)
-                and _SAME * self._range < width < _STEP_OF_POTENTIAL)
 
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:
         """Shorten the time step, as long as that helps."""

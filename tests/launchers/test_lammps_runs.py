@@ -252,6 +252,15 @@ def test_exit_code_of_the_script_is_its_failure(tmp_path: Path) -> None:
     assert "quit 3" in caught.value.hint
 
 
+def test_integrator_of_an_empty_group_is_no_simulation(tmp_path: Path) -> None:
+    (tmp_path / "in.lammps").write_text(
+        MELT + "group mobile id 9999\nfix 1 mobile nve\nrun 20\n")
+    with pytest.raises(CodeError, match="0 atoms in group mobile") as caught:
+        run(tmp_path)
+    assert caught.value.failure_id == "LAMMPS_INPUT_ERROR"
+    assert "holds no atom" in caught.value.hint
+
+
 GAS = ("units lj\nboundary f f f\nlattice fcc 0.8442\nregion box block -1 4 -1 4 -1 4\n"
        "region inner block 0 2.9 0 2.9 0 2.9\ncreate_box 1 box\n"
        "create_atoms 1 region inner\nmass 1 1.0\npair_style lj/cut 2.5\n"
@@ -306,7 +315,7 @@ def test_own_timer_is_continued_from_the_restart_file(tmp_path: Path) -> None:
     (folder / "in.lammps").write_text(script.replace(
         "thermo 100", "thermo 100\ndump d all custom 500 d.dump id x y z"))
     record, output = run(folder)
-    assert [c.failure_id for c in record.corrections] == ["LAMMPS_WALLTIME"]
+    assert {c.failure_id for c in record.corrections} == {"LAMMPS_WALLTIME"}
     assert output.runs[-1].first_step > 0  # it went on, it did not begin again
     joined = parse_output((folder / "log.lammps").read_text()).runs[-1]
     assert [int(s) for s in joined.column("Step")] == list(range(0, 20001, 100))
