@@ -232,9 +232,11 @@ def test_killed_at_random_with_live_launchers_each_job_runs_once(campaigns, proj
                                                    "core_hours": 0.02 * evaluations}))
     campaigns.advance("copper", "first")
     orionflow = Path(sys.executable).with_name("orionflow")
-    launchers = [subprocess.Popen([orionflow, "launch", "--patience", "600"], cwd=project,
-                                  stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                  stderr=subprocess.DEVNULL) for _ in range(2)]
+    log = project / "launchers.log"
+    with log.open("wb") as stream:
+        launchers = [subprocess.Popen([orionflow, "launch", "--patience", "600"], cwd=project,
+                                      stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
+                     for _ in range(2)]
     rng = random.Random(5)  # noqa: S311  moments, not secrets
     count = 0
     try:
@@ -248,7 +250,7 @@ def test_killed_at_random_with_live_launchers_each_job_runs_once(campaigns, proj
                 child.kill()
                 child.join(30)
                 count += child.exitcode == -signal.SIGKILL
-            assert [p.poll() for p in launchers] == [None, None]
+            assert [p.poll() for p in launchers] == [None, None], log.read_text()[-5000:]
             campaigns.advance("copper", "rescuer")
             assert count < 40 * kills
     finally:
