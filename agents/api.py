@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 _AGENT = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _SAID = 1_500
+_FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/'\",;]+/)+")
 
 
 @dataclass(frozen=True)
@@ -125,11 +126,11 @@ class AgentApi:
             raise InputError(f"{name}: the arguments are no object", hint="see the tool's schema")
         try:
             request = tool.model.from_data(arguments, source=name)
+        except InputError as error:  # its hint is for people who write YAML
+            raise InputError(error.message, hint="see the tool's schema") from error
         except (RecursionError, ValueError) as error:
-            if isinstance(error, OrionflowError):
-                raise
-            raise InputError(f"{name}: the arguments can't be read", hint="plain JSON, not so "
-                             "deeply nested") from error
+            raise InputError(f"{name}: the arguments can't be read",
+                             hint="plain JSON, not so deeply nested") from error
         if isinstance(request, Commit):
             return commit(self.backend, caller.agent, caller.scopes, request.plan_id, request.key)
         if tool.kind is not None:
@@ -153,7 +154,7 @@ def told(error: OrionflowError) -> str:
     """Return an error as an agent may read it: no folder, host or user of the machine."""
     if isinstance(error, (InputError, PolicyError)):
         text = error.message + (f". {error.hint}" if error.hint else "")
-        return clean_text(text, _SAID)
+        return clean_text(_FOLDERS.sub("", text), _SAID)
     if isinstance(error, StoreError) and error.transient:
         return clean_text(f"not now: {error.hint or 'try again'}", _SAID)
     return "the project is not in order; a person finds out more with: orionflow doctor"

@@ -20,6 +20,7 @@ from orionflow.agents.requests import (  # noqa: TC001  pydantic reads them at r
     ParameterName,
     Prototype,
     RecipeName,
+    Seed,
     Whole,
     Word,
 )
@@ -122,13 +123,15 @@ class DraftStructure(StrictModel):
     a: Length | VariableHere
     c: Length | VariableHere | None = None
     cubic: bool = False
+    random: Seed | None = None
 
     def template(self) -> str:
         """Return it as the campaign document has it."""
         slots = [self.formula, self.prototype, self.a, *([self.c] if self.c is not None else [])]
         words = [f"{{{s.variable}}}" if isinstance(s, VariableHere)
                  else s if isinstance(s, str) else f"{s:.10f}".rstrip("0") + "0" for s in slots]
-        return " ".join([*words, *(["cubic"] if self.cubic else [])])
+        return " ".join([*words, *(["cubic"] if self.cubic else []),
+                         *([f"random {self.random}"] if self.random is not None else [])])
 
 
 class DraftParameter(StrictModel):

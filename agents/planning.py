@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _SUFFIXES = (".cif", ".vasp", ".xyz")
 _SHOWN = 4
+_LARGEST_FILE = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,8 @@ def read_structure(backend: Backend, given: FromPrototype | FromResult | FromFil
     if isinstance(given, FromPrototype):
         words = [given.formula, given.prototype, repr(given.a),
                  *([repr(given.c)] if given.c is not None else []),
-                 *(["cubic"] if given.cubic else [])]
+                 *(["cubic"] if given.cubic else []),
+                 *([f"random {given.random}"] if given.random is not None else [])]
         return read(" ".join(words))
     document = backend.store.docs_store.query_one(
         {"uuid": given.result}, properties=["output.structure", "output.output.structure"],
@@ -257,7 +259,7 @@ def find_file(project: Path, name: str, policy: AgentPolicy) -> Path:
         for folder in policy.structure_folders:
             root = (project / folder).resolve()
             path = (root / name).resolve()
-            if path.parent == root and path.is_file():
+            if path.parent == root and path.is_file() and path.stat().st_size <= _LARGEST_FILE:
                 return path
     raise InputError(f"there is no structure file {name!r} for agents",
                      hint=f"files {', '.join(_SUFFIXES)} in a folder of structure_folders")

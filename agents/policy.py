@@ -83,7 +83,7 @@ class Rule(StrictModel):
             return False
         return (self.low or 0.0) <= value <= (self.high or 0.0)
 
-    def schema(self) -> dict[str, Any]:
+    def as_schema(self) -> dict[str, Any]:
         """Return the rule as a JSON schema."""
         if self.choices:
             return {"enum": list(self.choices)}

@@ -276,7 +276,7 @@ def recipe_list(backend: Backend, agent: str, request: requests.RecipeQuery) -> 
     known = recipe.parameters()
     rows = [{"name": name, "type": known[name].type, "required": known[name].required,
              "default": known[name].default, "meaning": known[name].description,
-             "allowed": one.describe(), "schema": one.schema()}
+             "allowed": one.describe(), "schema": one.as_schema()}
             for name, one in rule.parameters.items() if name in known]
     fixed = {n: p.default for n, p in known.items() if n not in rule.parameters and n != "name"}
     return {"summary": f"{recipe.name}: {recipe.summary} ({recipe.code})",

@@ -18,7 +18,9 @@ TagName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 ParameterName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
 RecipeName = Annotated[str, Field(pattern=r"^[a-z]{1,20}\.[a-z_]{1,30}$")]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$")]
-Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,300}$")]
+# Letters, digits and signs of any script; no controls, and nothing that hides or turns text.
+Line = Annotated[str, Field(
+    pattern="^[ -~\u00a0-\u061b\u061d-\u1fff\u2010-\u2027\u2030-\u205e\u2070-\ud7ff]{1,300}$")]
 Key = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{7,63}$",
                            description="Your name for this request, new for each: repeated with "
                            "the same key it is carried out once.")]
@@ -32,10 +34,12 @@ Number = Annotated[float, Field(ge=-1e12, le=1e12)]
 Whole = Annotated[int, Field(ge=-10**12, le=10**12)]
 Scalar = bool | Whole | Number | Word
 Symbol = Annotated[str, Field(pattern=r"^[A-Z][a-z]?$")]
-Formula = Annotated[str, Field(pattern=r"^([A-Z][a-z]?[0-9]{0,2}){1,6}$")]
+Formula = Annotated[str, Field(pattern=r"^([A-Z][a-z]?[0-9]{0,3}){1,6}$")]
 Length = Annotated[float, Field(ge=0.5, le=200.0, description="Å")]
 Prototype = Literal["sc", "fcc", "bcc", "hcp", "diamond", "zincblende", "rocksalt",
                     "cesiumchloride", "fluorite", "wurtzite"]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1, description="Makes a random alloy of as many atoms "
+                            "as the formula says: Cu24Ni8 on fcc.")]
 FileName = Annotated[str, Field(
     pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,60}(\.[A-Za-z0-9_-]{1,40}){0,3}$")]
 Limit = Annotated[int, Field(ge=1, le=100)]
@@ -73,6 +77,7 @@ class FromPrototype(StrictModel):
     a: Length
     c: Length | None = None
     cubic: bool = False
+    random: Seed | None = None
 
 
 class FromResult(StrictModel):

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Literal, Union, get_args, get_origin
 
+from orionflow.agents.tool_pages import tools_page
 from orionflow.launchers.failure_pages import failures_page
 from orionflow.launchers.machine import AllocationProfile, MachineProfile
 from orionflow.launchers.resources import Resources
@@ -85,7 +86,7 @@ One YAML file in `machines/` of the project, or one of those shipped with orionf
 {table(Resources)}"""
 
 
-PAGES = {"failures.md": failures_page, "settings.md": settings_page}
+PAGES = {"agent-tools.md": tools_page, "failures.md": failures_page, "settings.md": settings_page}
 
 
 def main(check: bool) -> int:  # noqa: FBT001  one flag

@@ -185,10 +185,13 @@ def approve(
     with Backend() as backend:
         plan = backend.plans.get(plan_id)
         word = "refuse" if refuse else "approve"
+        print(f"{plan.agent}: {plan.effect}\n{plan.core_seconds / 3600:.3g} core-hours, plan "
+              f"{plan.hash[:16]}")
+        if sys.stdin.isatty():
+            typer.confirm(f"{word}?", abort=True)
         backend.audit.note(user=who, what=word, text=f"{plan_id} {plan.hash}")
-        plan = (backend.plans.refuse if refuse else backend.plans.approve)(plan_id, who)
-    print(f"{plan.agent}: {plan.effect}\n{plan.core_seconds / 3600:.3g} core-hours, plan "
-          f"{plan.hash[:16]}\n{'refused' if refuse else 'approved'} by {who}")
+        (backend.plans.refuse if refuse else backend.plans.approve)(plan_id, who)
+    print(f"{'refused' if refuse else 'approved'} by {who}")
 
 
 @token.command("create")

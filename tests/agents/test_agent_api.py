@@ -219,11 +219,16 @@ def test_stop_refuses_every_write_at_once_and_reading_goes_on(api, project):
 
 @pytest.mark.needs_mongod
 def test_agent_drafts_starts_and_cancels_its_own_campaign(api):
+    parts = [{"part": "Cu", "low": 0, "high": 32}, {"part": "Ni", "low": 0, "high": 32}]
     draft = {"name": "lattice", "description": "lattice constant of Cu-Ni",
              "objectives": [{"path": "output.energy_per_atom"}],
-             "variables": [{"type": "continuous", "name": "a", "low": 3.4, "high": 3.8}],
+             "variables": [{"type": "continuous", "name": "a", "low": 3.4, "high": 3.8},
+                           {"type": "mixture", "name": "alloy", "total": 32, "step": 1,
+                            "parts": parts}],
+             "linear": [{"weights": [{"name": "alloy.Ni", "weight": 1}], "at_most": 16}],
              "recipe": "lammps.static", "resources": {"walltime": 60}, "core_hours": 0.2,
-             "structure": {"formula": "Cu", "prototype": "fcc", "a": {"variable": "a"}},
+             "structure": {"formula": {"variable": "alloy"}, "prototype": "fcc",
+                           "a": {"variable": "a"}, "random": 1},
              "parameters": [{"name": "force_field", "value": "CuNi"}], "evaluations": 3,
              "proposer": "random"}
     with pytest.raises(PolicyError, match="10 core-hours is more than agents may"):
