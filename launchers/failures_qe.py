@@ -235,7 +235,7 @@ _USER = (
         reproduced="qe_failures/QE_ATOMS_OVERLAP"),
     _pw("QE_FUNCTIONAL_WRONG", "the functional is not the one that was named",
         shows="nothing: pw.x takes the parts of input_dft it recognises; the numbers behind "
-        "`Exchange-correlation` begin with 0 0", silent=True,
+        "`Exchange-correlation` begin with 0: no local exchange", silent=True,
         advice="write the name as pw.x knows it, for example PBE, PBEsol or SCAN",
         reproduced="qe_failures/QE_FUNCTIONAL_WRONG"),
     _pw("QE_TOO_MANY_KPOINTS", "more k-points than pw.x can take",

@@ -153,7 +153,10 @@ def check_kpoints(found: QeInput) -> Problem | None:
         return Problem("QE_INPUT_CARDS", f"K_POINTS {option} has no lines",
                        "automatic: nk1 nk2 nk3 s1 s2 s3; otherwise the number of points, then "
                        "one line each")
-    return _grid(card) if option == "automatic" else _points(card, option)
+    if option == "automatic":
+        return _grid(card)
+    return _points(card, option) or (
+        _weights(card) if found.calculation in _SCF and option in _LISTS[:2] else None)
 
 
 def _grid(card: Card) -> Problem | None:
@@ -186,6 +189,20 @@ def _points(card: Card, option: str) -> Problem | None:
                        f"K_POINTS {option} has {len(card.lines) - 1} points, {first} are announced",
                        "make them agree")
     return None
+
+
+def _weights(card: Card) -> Problem | None:
+    weights = [line.replace(",", " ").split()[3:4] for line in card.lines[1:]]
+    try:
+        total = sum(float(w[0].lower().replace("d", "e")) for w in weights if w)
+    except ValueError:
+        return None
+    if total > 0 and all(weights):
+        return None
+    return Problem("QE_INPUT_CARDS",
+                   f"K_POINTS {card.option or 'tpiba'}: " + (
+                       "all weights are 0" if all(weights) else "a point has no weight"),
+                   "each line is x, y, z and a weight; the weights are normalised")
 
 
 def unclosed_quote(text: str) -> str | None:

@@ -164,7 +164,7 @@ def resume(run: QeRun, given: dict[str, str]) -> Resumed:
         return Resumed()
     failure = earlier.failure
     output = read_text(run.folder / run.job.stdout)
-    restarted = None
+    restarted: dict[str, dict[str, str | bool]] | None = None
     if "inputph" in run.input.namelists:
         restarted = {"inputph": {"recover": True}} if read_xml(run.xml_path) is not None else {}
     elif _written_by(run, earlier) and (

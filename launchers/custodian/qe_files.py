@@ -67,9 +67,9 @@ class BrokenXml:
             path = self.run.xml_path
             if path.is_file() and read_xml(path) is None:
                 return f"{box} ({path.name} is damaged)"
-            found = self.run.input
-            if not path.is_file() and found.calculation not in _NEEDS_PARENT and (
-                    found.get("control", "restart_mode") == "restart"):
+            given = self.run.input
+            if not path.is_file() and given.calculation not in _NEEDS_PARENT and (
+                    given.get("control", "restart_mode") == "restart"):
                 return f"{box} ({path.name} is missing)"
         return None
 

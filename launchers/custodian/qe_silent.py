@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _TOP_OCCUPATION = 0.01
 _OVERLAP = 1e-3  # eV
 _NO_GAP = 0.05  # eV
-_HCTH = 5  # a functional that has its local terms in those of the gradient
+_OWN_EXCHANGE = (5, 6)  # HCTH and OPTX hold the local exchange in their gradient term
 
 
 @dataclass
@@ -52,7 +52,7 @@ class EnergyAbsurd:
 
 @dataclass
 class FunctionalWrong:
-    """``input_dft`` was matched in part: gradient terms without the local ones, or nothing."""
+    """``input_dft`` was matched in part: no local exchange."""
 
     run: QeRun
     failure_id: str = "QE_FUNCTIONAL_WRONG"
@@ -64,11 +64,11 @@ class FunctionalWrong:
         if not wanted or said is None:
             return None
         numbers = [int(x) for x in said[2].split()]
-        if len(numbers) < 4 or any(numbers[:2]) or any(numbers[4:]) or (  # noqa: PLR2004
-                numbers[2] == _HCTH or re.match(r"no(?:ne|x)", str(wanted).strip().lower())):
+        if len(numbers) < 4 or numbers[0] or any(numbers[4:]) or (  # noqa: PLR2004
+                numbers[2] in _OWN_EXCHANGE or "nox" in str(wanted).lower()):
             return None
         return (f"input_dft = {str(wanted).strip()!r} was read as {said[1].strip()} "
-                f"({' '.join(map(str, numbers))}): no local exchange and correlation")
+                f"({' '.join(map(str, numbers))}): no local exchange")
 
     def fix(self, attempt: Attempt, times: int) -> list[str] | None:  # noqa: ARG002
         """Leave it: the functional is the user's."""

@@ -334,7 +334,7 @@ def test_corrections_that_do_not_help_are_no_success(inputs):
     ("QE_FUNCTIONAL_WRONG", {"system": "input_dft = 'pbee'"}),
     ("QE_TOO_MANY_KPOINTS", {"system": "nosym = .true., noinv = .true.",
                              "kpoints": "automatic\n 40 40 40 0 0 0"}),
-    ("QE_SMEARING_NEEDED", {"kpoints": "crystal\n2\n 0 0 0 0\n 0.5 0 0 0"}),
+    ("QE_FUNCTIONAL_WRONG", {"system": "input_dft = 'lda-pz'"}),
 ])
 def test_hopeless_input_stops_at_the_first_attempt(inputs, failure_id, values):
     text = inputs.silicon(**values).read_text()

@@ -55,6 +55,8 @@ def test_healthy_input_passes(inputs):
     ("QE_INPUT_CARDS", "0 x 2 x 2", {"kpoints": "automatic\n 0 2 2 0 0 0"}),
     ("QE_INPUT_CARDS", "offsets", {"kpoints": "automatic\n 2 2 2 2 0 0"}),
     ("QE_INPUT_CARDS", "4 are announced", {"kpoints": "crystal\n4\n 0 0 0 1"}),
+    ("QE_INPUT_CARDS", "weights are 0", {"kpoints": "crystal\n2\n 0 0 0 0\n 0.5 0 0 0"}),
+    ("QE_INPUT_CARDS", "no weight", {"kpoints": "crystal\n1\n 0 0 0"}),
     ("QE_INPUT_CARDS", "automtic", {"kpoints": "automtic\n 2 2 2 0 0 0"}),
     ("QE_INPUT_CARDS", "3 atoms", {"positions": "  Si 0 0 0\n  Si 0.25 0.25 0.25\n Si 1 0 0"}),
     ("QE_SPIN_SETUP", "starting_magnetization",
