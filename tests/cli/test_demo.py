@@ -46,6 +46,12 @@ def test_demo_runs_through_slurm_and_ends_with_numbers_like_the_published_ones(
     assert "failed at first and was healed" in done.stdout
     assert "electron_maxstep: 3 ->" in done.stdout
     assert "doi:10.1103/PhysRevB.63.224106" in done.stdout
+    # The search ends by itself at the alloy whose atoms have the mass the measurements mean.
+    assert "ended    COMPLETED: target_reached" in done.stdout
+    nickel = int(re.search(r"found .*alloy.Ni (\d+)", done.stdout)[1])
+    mass = 9.20 * 3.53**3 / 4 / 1.66053906892
+    assert abs(nickel - 32 * (63.546 - mass) / (63.546 - 58.6934)) < 1
+    assert "data:image/png" in (project / "figures" / "alloy.html").read_text()
     for name in ("eos", "deviation"):
         assert imread(project / "figures" / f"demo-{name}.png").std() > 0.01  # not blank
 

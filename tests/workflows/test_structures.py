@@ -216,3 +216,31 @@ def test_reading_does_not_change_the_object():
     read_structure(cell)
     assert cell.as_dict() == before
     assert np.isfinite(cell.frac_coords).all()
+
+
+def test_random_alloy_has_its_atoms_on_lattice_sites_and_differs_little_between_neighbours():
+    alloy = read_structure("Cu24Ni8 fcc 3.57 random 7")
+    assert alloy.composition.get_el_amt_dict() == {"Cu": 24, "Ni": 8}
+    assert alloy.lattice.abc == pytest.approx((7.14, 7.14, 7.14))
+    assert min(alloy.get_neighbor_list(3.0)[3]) == pytest.approx(3.57 / math.sqrt(2))
+    again, other = (read_structure(f"Cu24Ni8 fcc 3.57 random {seed}") for seed in (7, 8))
+    symbols = [[s.specie.symbol for s in x] for x in (alloy, again, other)]
+    assert symbols[0] == symbols[1] != symbols[2]
+    next_one = [s.specie.symbol for s in read_structure("Cu23Ni9 fcc 3.57 random 7")]
+    assert sum(a != b for a, b in zip(symbols[0], next_one, strict=True)) == 1
+    assert len(read_structure("Ni2 bcc 2.8 random")) == 2
+    assert read_structure("Si7Ge diamond 5.5 random").composition.get_el_amt_dict() == {
+        "Si": 7, "Ge": 1}
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("Cu24Ni7 fcc 3.57 random", "31 atoms fill no whole number"),
+    ("Cu2Ni2 hcp 2.5 random", "'hcp' is not known"),
+    ("Cu2Ni2 fcc random 3.57", "could not convert"),
+    ("Cu2Ni2 fcc 3.57 random x", "invalid literal"),
+    ("Cu2Ni2 fcc 3.57 random -1", "no random alloy"),
+    ("Cu2Xx2 fcc 3.57 random", "is not an element"),
+])
+def test_impossible_random_alloy_is_refused(text, message):
+    with pytest.raises(InputError, match=message):
+        read_structure(text)
