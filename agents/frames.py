@@ -1,4 +1,4 @@
-"""Campaigns as DataFrames and pages."""
+"""Campaigns, candidates and ledger rows as DataFrames."""
 
 from __future__ import annotations
 

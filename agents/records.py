@@ -59,7 +59,7 @@ class Candidate:
     Attributes
     ----------
     reserved, spent
-        Core-seconds: one of them is zero, before and after it is settled.
+        Core-seconds: what is set aside until it is settled, and what it cost then.
     first_reserved
         What was reserved for its first try.
     values
