@@ -18,6 +18,7 @@ from pymongo import ASCENDING, DESCENDING, ReturnDocument, UpdateOne
 
 from orionflow.launchers.pad.documents import BIG, GRACE, LIVE, Doc, message_action, now, now_text
 from orionflow.launchers.pad.locks import UNLOCKED
+from orionflow.launchers.pad.quiet import site_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -388,18 +389,21 @@ class Claimer:
 
     def _note_many(self, claims: list[Claim]) -> None:
         """Write claims into their workflows' documents, where these are small."""
-        when = now()
-        updates = []
-        for claim in claims:
-            here = {"nodes": claim.fw_id, "locked": UNLOCKED}
-            small = {f"nodes.{BIG}": {"$exists": False}}
-            fresh = {"state": {"$in": ["READY", "RESERVED"]}}
-            note = {f"fw_states.{claim.fw_id}": "RUNNING", "updated_on": when}
-            updates += [
-                UpdateOne({**here, **fresh}, {"$set": {"state": "RUNNING", **note}}),
-                UpdateOne({**here, **small, f"fw_states.{claim.fw_id}": {"$ne": "RUNNING"}},
-                          {"$set": note}),
-            ]
-        self.pad.workflows.bulk_write(updates, ordered=True)
-
-
+        by_fw = {c.fw_id: c for c in claims}
+        updates, big = [], []
+        for doc in self.pad.workflows.find({"nodes": {"$in": list(by_fw)}}, site_of(by_fw)):
+            here = [by_fw[int(i)] for i in doc["links"] if int(i) in by_fw]
+            for claim in here:
+                claim.workflow = doc
+            if doc["size"] > BIG:
+                big.append(doc)
+                continue
+            # A note nobody relies upon is not worth waiting for a lock.
+            updates.append(UpdateOne({"_id": doc["_id"], "locked": UNLOCKED}, [{"$set": {
+                **{f"fw_states.{c.fw_id}": "RUNNING" for c in here}, "updated_on": now(),
+                "state": {"$cond": [{"$in": ["$state", ["READY", "RESERVED"]]},
+                                    "RUNNING", "$state"]}}}]))
+        for doc in big:
+            self.note_big([doc["_id"]], doc["state"])
+        if updates:
+            self.pad.workflows.bulk_write(updates, ordered=False)

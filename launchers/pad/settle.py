@@ -5,42 +5,24 @@ The order of the writes, and what each can rely upon:
 1. the launch gets its result. From here on nothing is lost: whoever comes next can do the rest;
 2. the firework, provided that it still has this launch (the fence: rerun, defuse and lost-run
    detection take it away);
-3. the workflow. A *quiet* end, which sets nobody free and does not end the workflow, is one update
-   of the workflow document that names everything it relied upon. All others take the lock.
-
-That an end is quiet is seen from *witnesses*: for a child, one parent known to be unfinished; for
-the workflow, one unfinished leaf. A witness that has finished meanwhile makes the update match
-nothing, and another is looked for. So a child of 10,000 parents costs each of them one comparison.
+3. the workflow: without its lock where the end is quiet (see `quiet`), with it otherwise.
 """
 
 from __future__ import annotations
 
 import json
-import random
-import time
-from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fireworks.core.launchpad import LockedWorkflowError
-from pymongo import UpdateMany, UpdateOne
+from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure, PyMongoError
 
 from orionflow.launchers.pad.commit import LostLockError, commit, commit_together
-from orionflow.launchers.pad.documents import (
-    BIG,
-    FINISHED,
-    LIVE,
-    Doc,
-    changes_graph,
-    finish_launch,
-    now,
-    now_text,
-    touches_children,
-)
+from orionflow.launchers.pad.documents import FINISHED, LIVE, Doc, changes_graph, finish_launch
 from orionflow.launchers.pad.errors import LaunchRefusedError
 from orionflow.launchers.pad.graph import Graph
-from orionflow.launchers.pad.locks import UNLOCKED
+from orionflow.launchers.pad.quiet import QuietEnds
 from orionflow.launchers.pad.views import load_views
 
 if TYPE_CHECKING:
@@ -50,13 +32,6 @@ if TYPE_CHECKING:
 
     from orionflow.launchers.pad.launchpad import OrionLaunchPad
 
-# Between the fence and the update of the workflow; a longer pause means that this process slept,
-# and that the fence must be asked again.
-_FRESH = 1.0
-# The date of last change of a big workflow is written this often, s: it is indexed, and to change
-# it means to compare the whole list of fireworks with the index.
-_DATE_EVERY = 5.0
-_WITNESSES = 4096
 _TOO_LARGE = frozenset({10334, 17419, 17420})
 
 
@@ -104,29 +79,12 @@ class Settled:
     errors: dict[int, Exception] = field(default_factory=dict)
 
 
-@dataclass
-class _Site:
-    """A workflow some of whose fireworks have ended."""
-
-    doc: Doc
-    outcomes: list[Outcome]
-
-    @property
-    def single(self) -> bool:
-        return bool(self.doc["size"] == 1)
-
-    def children(self, outcome: Outcome) -> list[int]:
-        kids: list[int] = self.doc["links"].get(str(outcome.fw_id), [])
-        return kids
-
-
 class Settler:
     """Settles the outcomes of launches for one LaunchPad object."""
 
     def __init__(self, pad: OrionLaunchPad) -> None:
         self.pad = pad
-        self._witness: OrderedDict[tuple[Any, int | None], int] = OrderedDict()
-        self._dated: dict[Any, float] = {}
+        self._quiet = QuietEnds(pad)
 
     def settle(self, outcomes: Sequence[Outcome]) -> Settled:
         """Store results and let the workflows go on."""
@@ -134,7 +92,8 @@ class Settler:
         self._identify(outcomes, result)
         todo = [o for o in outcomes if o.launch_id not in result.errors]
         todo = self._record(todo, result)
-        loud = self._settle_quietly(todo, result)
+        done, loud = self._quiet.settle(todo)
+        result.done += [o.launch_id for o in done]
         self._settle_locked(loud, result)
         for launch_id in result.done:
             self.pad.claims.pop(launch_id, None)
@@ -236,135 +195,6 @@ class Settler:
             going_on.append(outcome)
         return going_on
 
-    # ------------------------------------------------------------------ 2. quiet ends
-
-    def _settle_quietly(self, outcomes: list[Outcome], result: Settled) -> list[Outcome]:
-        """Settle what needs no lock; return the rest."""
-        loud: list[Outcome] = []
-        quiet: list[tuple[UpdateOne, list[Outcome]]] = []
-        for site in self._sites(outcomes, loud):
-            update = self._quiet_update(site)
-            if update is None:
-                loud += site.outcomes
-            else:
-                quiet.append((update, site.outcomes))
-        if not quiet:
-            return loud
-        ends = [o for _, group in quiet for o in group]
-        begin = time.time(), time.monotonic()
-        if not self._fence(ends):
-            return loud + ends
-        if max(time.time() - begin[0], time.monotonic() - begin[1]) > _FRESH:
-            return loud + ends
-        written = self.pad.workflows.bulk_write([u for u, _ in quiet], ordered=False)
-        if written.matched_count < len(quiet):
-            return loud + ends
-        result.done += [o.launch_id for o in ends]
-        return loud
-
-    def _fence(self, outcomes: list[Outcome]) -> bool:
-        """Finish the fireworks that still have these launches; False when something is odd."""
-        when, updates = now_text(), []
-        for o in outcomes:
-            owned = {"launches": o.launch_id, "state": {"$in": list(LIVE)}}
-            updates += [
-                # The only launch: with several, FireWorks decides by their ranks.
-                UpdateOne({"fw_id": o.fw_id, **owned, "launches": [o.launch_id]},
-                          {"$set": {"state": o.state, "updated_on": when}}),
-                # Counts, and does not change, other fireworks with this launch: duplicates.
-                UpdateMany(owned, {"$unset": {"_": ""}}),
-            ]
-        done = self.pad.fireworks.bulk_write(updates)
-        return bool(done.modified_count == len(outcomes) == done.matched_count)
-
-    def _sites(self, outcomes: list[Outcome], loud: list[Outcome]) -> list[_Site]:
-        by_fw: dict[int, Outcome] = {}
-        sites: dict[Any, _Site] = {}
-        for outcome in outcomes:
-            claim = self.pad.claims.get(outcome.launch_id)
-            if changes_graph(outcome.action):
-                loud.append(outcome)
-            elif claim is not None and claim.workflow is not None:
-                doc = claim.workflow
-                sites.setdefault(doc["_id"], _Site(doc, [])).outcomes.append(outcome)
-            else:
-                by_fw[outcome.fw_id] = outcome
-        if by_fw:
-            wanted = list(by_fw)
-            for doc in self.pad.workflows.find(
-                    {"nodes": {"$in": wanted}}, {"links": {str(i): 1 for i in wanted},
-                                                 "size": {"$size": "$nodes"}, "state": 1}):
-                site = sites.setdefault(doc["_id"], _Site(doc, []))
-                site.doc = {**doc, "links": {**site.doc["links"], **doc["links"]}}
-                for key in doc["links"]:
-                    if int(key) in by_fw:
-                        site.outcomes.append(by_fw.pop(int(key)))
-        loud += by_fw.values()
-        return list(sites.values())
-
-    def _quiet_update(self, site: _Site) -> UpdateOne | None:
-        """Return the one update that settles a site, or None when it needs the lock."""
-        wf_id = site.doc["_id"]
-        query: Doc = {"_id": wf_id, "locked": UNLOCKED}
-        fields: Doc = {}
-        if site.single:
-            outcome = site.outcomes[0]
-            query |= {"nodes": [outcome.fw_id], f"links.{outcome.fw_id}": []}
-            fields["state"] = outcome.state
-        else:
-            query["state"] = {"$nin": ["READY", "RESERVED"]}
-            ended = {o.fw_id for o in site.outcomes}
-            for outcome in site.outcomes:
-                kids = site.children(outcome)
-                if outcome.state != "COMPLETED" or (kids and touches_children(outcome.action)) or (
-                        outcome.action is not None and outcome.action.defuse_workflow):
-                    return None
-                query[f"links.{outcome.fw_id}"] = kids
-                waiting: list[int | None] = [*kids] or [None]
-                for kid in waiting:
-                    witness = self._find_witness(wf_id, kid, ended, outcome.fw_id)
-                    if witness is None:
-                        return None
-                    done = list(FINISHED) if kid is not None else ["COMPLETED"]
-                    query[f"fw_states.{witness}"] = {"$nin": done}
-        fields |= {f"fw_states.{o.fw_id}": o.state for o in site.outcomes}
-        clock = time.monotonic()
-        if site.doc["size"] <= BIG or clock - self._dated.get(wf_id, -_DATE_EVERY) >= _DATE_EVERY:
-            fields["updated_on"] = now()
-            if site.doc["size"] > BIG:
-                self._dated[wf_id] = clock
-        return UpdateOne(query, {"$set": fields})
-
-    def _find_witness(self, wf_id: object, kid: int | None, ended: set[int],
-                      fw_id: int) -> int | None:
-        """Return an unfinished parent of a child, or an unfinished leaf, that is not ending now."""
-        key = (wf_id, kid)
-        witness = self._witness.get(key)
-        if witness is not None and witness not in ended:
-            self._witness.move_to_end(key)
-            return witness
-        if witness == fw_id or witness in ended:
-            self._witness.pop(key, None)
-        return None
-
-    def _new_witnesses(self, graph: Graph, outcomes: Iterable[Outcome]) -> None:
-        """Remember witnesses for those who come after; chosen at random, so that they last."""
-        wf_id = graph.doc["_id"]
-        if len(graph.links) == 1:
-            return
-        kids = {k for o in outcomes for k in graph.links.get(o.fw_id, ())}
-        crowds: dict[int | None, list[int]] = {
-            kid: [p for p in graph.parents[kid] if graph.states.get(p) not in FINISHED]
-            for kid in kids if kid in graph.parents}
-        if any(not graph.links.get(o.fw_id) for o in outcomes):
-            crowds[None] = [i for i, kids in graph.links.items()
-                            if not kids and graph.states[i] != "COMPLETED"]
-        for kid, crowd in crowds.items():
-            if crowd:
-                self._witness[wf_id, kid] = random.choice(crowd)  # noqa: S311  any will do
-        while len(self._witness) > _WITNESSES:
-            self._witness.popitem(last=False)
-
     # ------------------------------------------------------------------ 3. under the lock
 
     def _settle_locked(self, outcomes: list[Outcome], result: Settled) -> None:
@@ -455,7 +285,7 @@ class Settler:
             good = [(g, b) for g, b in good if g.grows]
         for graph, batch in good:
             result.done += [o.launch_id for o in batch]
-            self._new_witnesses(graph, batch)
+            self._quiet.learn(graph, batch)
         if settled := [o for _, batch in good for o in batch]:
             self._settle_duplicates(settled)
 
