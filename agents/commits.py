@@ -77,6 +77,7 @@ def commit(backend: Backend, agent: str, scopes: tuple[str, ...], plan_id: str, 
     refuse_when_stopped(backend.accounts.read())
     runner = secrets.token_hex(8)
     if (receipt := backend.plans.begin(plan, key, runner)) is not None:
+        backend.accounts.settle(agent, key, keep=True)  # perhaps killed before its last line
         return receipt
     resumed = plan.key == key and backend.accounts.read().find(agent, key) is not None
     try:

@@ -101,7 +101,6 @@ def serve_http(backend: Backend, port: int, ready: Callable[[str], None]) -> Non
     """
     import uvicorn
 
-    _warm_up(backend)
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -110,6 +109,7 @@ def serve_http(backend: Backend, port: int, ready: Callable[[str], None]) -> Non
             raise LaunchError(f"port {port} can't be used: {error.strerror}",
                               hint="choose another: --port, or 0 for a free one") from error
         listener.listen(64)
+        _warm_up(backend)
         url = f"http://{HOST}:{listener.getsockname()[1]}"
         app = http_app(backend, url)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False,
@@ -169,14 +169,16 @@ def _described(tool: Tool) -> types.Tool:
 
 def _warm_up(backend: Backend) -> None:
     """Import what the first questions need, while the client is still saying hello."""
+    from orionflow.workflows.registry import get_recipe
+
     def work() -> None:
         try:
             backend.store.docs_store.count({"uuid": ""})
             for name in backend.policy().recipes:
-                from orionflow.workflows.registry import get_recipe
-
                 get_recipe(name).schema()
         except OrionflowError as error:
             log.warning("%s", error)
+        except RuntimeError as error:  # the interpreter ends already, and imports no more
+            log.debug("not warmed up: %s", error)
 
     threading.Thread(target=work, daemon=True).start()
