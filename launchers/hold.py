@@ -114,14 +114,12 @@ def _with_locks(pad: OrionLaunchPad, fw_ids: Collection[int],
     left = set(fw_ids)
     while left:
         part = sorted(left)[:_CHUNK]
-        there = {i for doc in pad.workflows.aggregate([
-            {"$match": {"nodes": {"$in": part}}},
-            {"$project": {"_id": 0, "mine": {"$setIntersection": ["$nodes", part]}}}])
-            for i in doc["mine"]}
+        there = left & {i for doc in pad.workflows.find(
+            {"nodes": {"$in": part}}, {"_id": 0, "nodes": 1}) for i in doc["nodes"]}
         left -= set(part) - there
         if not there:
             continue
-        docs = pad.locks.acquire_some(there)
+        docs = pad.locks.acquire_some(there.intersection(part))
         mine = left & {i for doc in docs for i in doc["nodes"]}
         try:
             work(docs, sorted(mine))

@@ -66,6 +66,8 @@ class SteerReport:
         Those that somebody had taken, one by one.
     over
         How many of those chosen had ended before, by state.
+    running
+        How many run and were left alone (`pause` without ``now``).
     dependents
         How many others wait for jobs that will not run now.
     """
@@ -74,6 +76,7 @@ class SteerReport:
     woken: list[int] = field(default_factory=list)
     jobs: list[JobOutcome] = field(default_factory=list)
     over: dict[str, int] = field(default_factory=dict)
+    running: int = 0
     dependents: int = 0
 
     @property
@@ -236,7 +239,9 @@ class _Steering:
         for fw in self._look(set(chosen) - held):
             if fw["state"] in live:
                 pending[fw["fw_id"]] = {**fw, "before": fw["state"]}
-            elif fw["state"] not in (*hold.FREE, *LIVE):
+            elif fw["state"] in LIVE:
+                self.report.running += 1
+            elif fw["state"] not in hold.FREE:
                 self.report.over[fw["state"]] = self.report.over.get(fw["state"], 0) + 1
         self._stop(pending)
         gone = held | {job.fw_id for job in self.report.jobs if job.after == "DEFUSED"}

@@ -197,7 +197,7 @@ def _plan(jobs: list[dict[str, Any]], states: tuple[str, ...], verb: str,
 def _describe(report: SteerReport, verb: str) -> None:
     marked = [*report.held, *report.woken]
     if marked:
-        print(f"{verb}: {len(marked)} job(s) {'asleep' if report.woken else 'that waited'}: "
+        print(f"{verb}: {len(marked)} job(s) {'that slept' if report.woken else 'that waited'}: "
               f"{_ranges(marked)}")
     for job in report.jobs:
         ended = {"stopped": f"stopped, now {job.after}", "unreserved": f"now {job.after}",
@@ -206,7 +206,9 @@ def _describe(report: SteerReport, verb: str) -> None:
     if report.over:
         print("left as they are: " + ", ".join(f"{n} {s}" for s, n in sorted(
             report.over.items())))
-    if not (marked or report.jobs):
+    if report.running:
+        print(f"{report.running} running job(s) finish first; --now stops them")
+    if not (marked or report.jobs or report.running):
         print(f"nothing to be {verb}")
     if report.dependents:
         print(f"{report.dependents} job(s) wait for these and will not run either; --workflow "

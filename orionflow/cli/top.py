@@ -126,12 +126,13 @@ def _jobs(jobs: Iterable[JobStatus]) -> RenderableType:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    # Only the last column gives way where the terminal is narrow.
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0), expand=True)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(no_wrap=True, overflow="ellipsis", max_width=40)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
-    table.add_column(no_wrap=True, overflow="ellipsis")
+    table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
     rows = sorted(jobs, key=lambda job: -job.seconds)
     for job in rows[:_SHOWN]:
         where = f"on {job.host}  " if job.host else ""

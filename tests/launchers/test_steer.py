@@ -208,7 +208,8 @@ def test_pause_lets_running_jobs_finish_unless_now(project: Path, pad: OrionLaun
                                                    launcher: Any) -> None:
     ids = chain(pad, 2)
     launcher[1]()
-    steer.pause(project, pad, steer.select(pad, workflows=[ids[0]]))
+    report = steer.pause(project, pad, steer.select(pad, workflows=[ids[0]]))
+    assert report.running == 1
     assert states(pad, ids) == ["RUNNING", "PAUSED"]
     steer.pause(project, pad, steer.select(pad, workflows=[ids[0]]), now=True)
     assert states(pad, ids) == ["PAUSED", "PAUSED"]
