@@ -179,6 +179,8 @@ def read_allocation(profile: MachineProfile, project: Path | None = None, *,
         deadline = None if end is None else end - NOTICE - _MARGIN
         if (text := env.get("SLURM_MEM_PER_NODE", "")).isdigit() and int(text) > 0:
             memory = int(text)
+        elif (text := env.get("SLURM_MEM_PER_CPU", "")).isdigit() and int(text) > 0:
+            memory = int(text) * min(per_node)
         if (text := env.get("SLURM_GPUS_ON_NODE", "")).isdigit():
             gpus = int(text)
     else:

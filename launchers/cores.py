@@ -11,12 +11,17 @@ import fcntl
 import os
 import tempfile
 from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, TYPE_CHECKING, Self
 
 from orionflow.log import get_logger
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 log = get_logger(__name__)
+_CPUS = Path("/sys/devices/system/cpu")
 
 
 class CoreLease:
@@ -66,6 +71,43 @@ class CoreLease:
         for file in self._files:
             file.close()
         self._files.clear()
+
+
+def open_mpi_numbers(ids: Sequence[int], topology: Path = _CPUS) -> tuple[int, ...] | None:
+    """Return the numbers Open MPI has for cores, None where they can't be told for sure.
+
+    It counts cores in the order of the hardware (package, cache, core), the kernel as the firmware
+    lists them. They agree where no core has two threads and neighbours have neighbouring numbers.
+
+    Parameters
+    ----------
+    ids
+        Numbers as the kernel has them.
+    topology
+        Its description of the processors.
+    """
+    there = sorted(int(p.name[3:]) for p in topology.glob("cpu[0-9]*"))
+
+    def values(kind: str) -> list[str]:
+        return [_read(topology / f"cpu{cpu}" / kind) for cpu in there]
+
+    packages, cores = values("topology/physical_package_id"), values("topology/core_id")
+    if "" in cores or len(set(zip(packages, cores, strict=True))) < len(there):
+        return None  # nothing is known, or cores have two threads
+    for groups in (packages, values("cache/index3/id")):
+        runs = [group for group, _ in groupby(groups)]
+        if len(runs) != len(set(runs)):
+            return None
+    if not set(ids) <= set(there):
+        return None
+    return tuple(there.index(i) for i in ids)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
 
 
 def _lock(core: int) -> IO[str] | None:

@@ -27,6 +27,8 @@ log = get_logger(__name__)
 _FOLDER_DATE = "%Y-%m-%d-%H-%M-%S-%f"
 # So many READY jobs are looked at, the most urgent first; more while cores stay free.
 _FEW, _MANY = 16, 256
+# Of so many waiting jobs the modules are imported in advance.
+_PEEK = 300
 # A learned run time is good for so long, s.
 _LEARNED = 60.0
 
@@ -131,6 +133,17 @@ class Intake:
         """Return how many READY jobs match this worker, fit or not (at most 1000)."""
         return int(self.pad.fireworks.count_documents(
             {**self.fworker.query, "state": "READY"}, limit=1000))
+
+    def modules(self) -> list[str]:
+        """Return the modules the jobs to come are made of."""
+        wanted = {**self.fworker.query, "state": {"$in": ["READY", "WAITING"]}}
+        job = "$spec._tasks.job.function"
+        found = self.pad.fireworks.aggregate([
+            {"$match": wanted}, {"$limit": _PEEK},
+            {"$project": {"m": {"$concatArrays": [{"$ifNull": [f"{job}.@module", []]}, {
+                "$ifNull": [f"{job}.@bound.@module", []]}]}}},
+            {"$unwind": "$m"}, {"$group": {"_id": "$m"}}])
+        return sorted(doc["_id"] for doc in found if isinstance(doc["_id"], str))
 
     # ------------------------------------------------------------------------ helpers
 

@@ -140,9 +140,10 @@ class Launcher:
             with Signals() as signals, contextlib.redirect_stdout(sys.stderr):
                 for step in recover(self.project, self.pad):
                     log.info("recovered: %s", step.describe())
-                pool.wait_ready()
                 crew = Crew(self, pool, lease, signals)
                 try:
+                    pool.preload(crew.intake.modules())
+                    pool.wait_ready()
                     crew.work()
                 finally:
                     pool.close()

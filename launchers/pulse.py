@@ -109,9 +109,10 @@ class Pulse(threading.Thread):
         """Stop, and leave the last word in the launcher's document."""
         self._over.set()
         if self.is_alive():
-            self.join(30.0)
-        with suppress(PyMongoError):  # it is told by its age then
-            self._write(document)
+            self.join(5.0)
+        if not self._silent:
+            with suppress(PyMongoError):  # its age tells it then
+                self._write(document)
 
     def beat(self) -> None:
         """Say once what lives."""

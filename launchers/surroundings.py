@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from orionflow.launchers.cores import open_mpi_numbers
+
 if TYPE_CHECKING:
     from orionflow.launchers.allocation import Allocation
     from orionflow.launchers.jobs import ClaimedJob
@@ -42,9 +44,13 @@ def job_environment(machine: MachineProfile, allocation: Allocation, job: Claime
         values["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, own.gpus))
     if here and bound:
         values[CORES] = cores
+    if machine.mpi == "mpirun":
         # Open MPI binds the ranks of every mpirun to the same first cores, whatever cores mpirun
-        # itself is bound to.
-        values["OMPI_MCA_hwloc_base_cpu_set"] = cores
-    elif machine.mpi == "mpirun":
-        values["OMPI_MCA_hwloc_base_binding_policy"] = "none"
+        # itself is bound to. Unbound ranks stay on those.
+        numbers = open_mpi_numbers(own.cores) if here and bound else None
+        if numbers is not None:
+            values["OMPI_MCA_hwloc_base_cpu_set"] = ",".join(map(str, numbers))
+        else:
+            values["OMPI_MCA_hwloc_base_binding_policy"] = "none"
+            values["PRTE_MCA_hwloc_default_binding_policy"] = "none"
     return values

@@ -19,7 +19,7 @@ from orionflow.launchers.wire import Channel, Message, pair
 from orionflow.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 log = get_logger(__name__)
@@ -133,6 +133,10 @@ class WorkerPool:
         theirs.close()
         self._control, self._ready = ours, False
         self._poll.register(ours, select.POLLIN)
+
+    def preload(self, modules: Sequence[str]) -> None:
+        """Have modules imported before the next worker is forked, so that all share them."""
+        self._tell({"kind": "preload", "modules": list(modules)})
 
     def wait_ready(self) -> None:
         """Wait until a first worker has looked at the JobStore.
@@ -318,10 +322,13 @@ class WorkerPool:
         return worker
 
     def _signal(self, worker: WorkerProcess, number: signal.Signals) -> None:
-        if self._control is not None and worker.pid:
+        if worker.pid:
             # By the zygote, which knows whether that process is still the worker.
-            order = {"kind": "signal", "pid": worker.pid, "number": int(number)}
-            with suppress(OSError):
+            self._tell({"kind": "signal", "pid": worker.pid, "number": int(number)})
+
+    def _tell(self, order: Message) -> None:
+        if self._control is not None:
+            with suppress(OSError):  # it died; the connection shows it
                 self._control.send(json.dumps(order).encode())
 
     def _forget_fd(self, worker: WorkerProcess) -> None:

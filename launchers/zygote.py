@@ -6,6 +6,7 @@ leave behind, ends it, and ends all there is when the launcher dies.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import json
@@ -26,11 +27,14 @@ from orionflow.launchers.process_tree import (
     signal_all,
 )
 
-# Imported for all jobs; the second group only where there is such a thing.
-NEEDED = ("fireworks.core.rocket", "jobflow.managers.fireworks", "orionflow.launchers.worker")
-WANTED = ("custodian.custodian", "orionflow.launchers.qe", "orionflow.launchers.lammps",
-          "orionflow.workflows.qe.core", "orionflow.workflows.lammps.core",
-          "orionflow.workflows.common.eos", "pymatgen.core", "ase")
+# Imported for all jobs. What else the waiting ones need, the launcher names.
+NEEDED = ("fireworks.core.rocket", "jobflow.managers.fireworks", "custodian.custodian",
+          "orionflow.launchers.worker", "orionflow.launchers.qe", "orionflow.launchers.lammps")
+# Recipes import these while they run.
+LATER = ("pymatgen.io.ase", "pymatgen.symmetry.analyzer", "pymatgen.entries.computed_entries",
+         "ase.build", "f90nml")
+# Only of these packages: others may start threads when they are imported, and forks would hang.
+SAFE = ("orionflow", "atomate2", "jobflow", "pymatgen", "emmet")
 # Orphans of a dead worker (codes, their guards) have so long to end after SIGTERM, s.
 _POLITE = 6.0
 _FORCED = 5.0
@@ -87,6 +91,8 @@ class Zygote:
             pid = self._fork(fds[0], task["setup"], own)
             os.close(fds[0])
             self._send({"kind": "forked", "number": task["number"], "pid": pid})
+        elif task["kind"] == "preload":
+            preload(task["modules"])
         elif task["pid"] in self.workers:
             os.kill(task["pid"], task["number"])
         return True
@@ -163,6 +169,16 @@ class Zygote:
             return  # the launcher is gone; the next look at the connection shows it
 
 
+def preload(names: list[str]) -> None:
+    """Import modules for all workers to come; one that can't be imported fails in its job."""
+    safe = [name for name in names if name.split(".", 1)[0] in SAFE]
+    for name in (*safe, *(LATER if safe else ())):
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # no collection in a worker touches, and so copies, the pages all share
+
+
 def main(fd: int) -> None:
     """Import what jobs need, then fork workers on demand."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
@@ -171,13 +187,6 @@ def main(fd: int) -> None:
     control.set_inheritable(False)
     for name in NEEDED:
         importlib.import_module(name)
-    for name in WANTED:
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            continue
-    gc.collect()
-    gc.freeze()  # no collection in a worker touches, and so copies, the pages all share
     Zygote(control).run()
 
 

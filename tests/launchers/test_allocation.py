@@ -7,7 +7,8 @@ import time
 import pytest
 
 from orionflow.errors import InputError
-from orionflow.launchers.allocation import Allocation, read_allocation
+from orionflow.launchers.allocation import Allocation, expand_hosts, read_allocation
+from orionflow.launchers.cores import CoreLease, open_mpi_numbers
 from orionflow.launchers.machine import load_machine
 
 
@@ -58,7 +59,9 @@ def test_limits_of_the_user_are_obeyed_and_checked(local):
     (None, True), ({}, True), ({"ranks": 4}, True), ({"ranks": 2, "threads": 2}, True),
     ({"ranks": 5}, False), ({"ranks": 4, "threads": 2}, False), ({"nodes": 2}, False),
     ({"memory": 1000}, True), ({"memory": 1001}, False), ({"walltime": 3600}, True),
-    ({"walltime": 4000}, False), ({"ranks": "many"}, False), ("odd", True),
+    ({"walltime": 4000}, False), ({"gpus": 1}, False), ({"ranks": "4"}, True),
+    # Whoever takes these says what is wrong with them.
+    ({"ranks": "many"}, True), ("odd", True),
 ])
 def test_query_finds_the_fireworks_that_fit(resources, fits, launchpad):
     now = time.time()
@@ -69,3 +72,54 @@ def test_query_finds_the_fireworks_that_fit(resources, fits, launchpad):
                                     "spec": {"resources": {"ranks": 1, "walltime": 60}}})
     found = {fw["fw_id"] for fw in launchpad.fireworks.find(room.query(now))}
     assert found == ({1, 2} if fits else {2})
+
+
+@pytest.mark.parametrize(("text", "names"), [
+    ("", []), ("login", ["login"]), ("n1,n2", ["n1", "n2"]),
+    ("n[1-3,07],m9", ["n1", "n2", "n3", "n07", "m9"]),
+    ("a[01-02]-ib,b3", ["a01-ib", "a02-ib", "b3"]),
+])
+def test_slurms_list_of_nodes_is_spelt_out(text, names):
+    assert expand_hosts(text) == names
+
+
+def test_nodes_of_an_allocation_keep_their_cores_and_names(local):
+    found = read_allocation(local, cores=10, environment={
+        "SLURM_JOB_ID": "17", "SLURM_JOB_CPUS_PER_NODE": "8,4", "SLURM_MEM_PER_CPU": "1000",
+        "SLURM_JOB_NODELIST": "n[7-8]", "SLURM_GPUS_ON_NODE": "2", "SLURM_JOB_END_TIME": "1"})
+    room = found.room((5, 6, 7, 8, 9, 10, 11, 12))
+    assert [(n.name, n.cores, n.gpus) for n in room.nodes] == [
+        ("n7", list(range(5, 13)), [0, 1]), ("n8", [0, 1], [0, 1])]
+    assert found.memory == 4000
+
+
+def test_cores_are_leased_once_and_free_again_afterwards(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {3, 5, 8})
+    first = CoreLease.take(2)
+    assert first.ids == (3, 5)
+    assert CoreLease.take(2).ids == ()  # one is left: nothing is bound
+    second = CoreLease.take(1)
+    assert second.ids == (8,)
+    first.release()
+    third = CoreLease.take(2)
+    assert third.ids == (3, 5)
+    assert CoreLease.take(2, exclusive=False).ids == ()
+    second.release()
+    third.release()
+
+
+@pytest.mark.parametrize(("cpus", "numbers"), [
+    ([(0, 0, 0), (0, 1, 0), (0, 2, 1), (0, 3, 1)], (1, 2)),      # one package, two caches
+    ([(0, 0, 0), (1, 0, 1), (0, 1, 0), (1, 1, 1)], None),        # the kernel alternates packages
+    ([(0, 0, 0), (0, 1, 0), (0, 0, 0), (0, 1, 0)], None),        # two threads a core
+    ([(0, 0, 0), (0, 8, 0), (1, 0, 1), (1, 8, 1)], (1, 2)),      # two packages, core ids with gaps
+])
+def test_open_mpi_is_given_its_own_numbers_or_none(cpus, numbers, tmp_path):
+    for cpu, (package, core, cache) in enumerate(cpus):
+        for name, value in (("topology/physical_package_id", package), ("topology/core_id", core),
+                            ("cache/index3/id", cache)):
+            file = tmp_path / f"cpu{cpu}" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(f"{value}\n")
+    assert open_mpi_numbers((1, 2), tmp_path) == numbers

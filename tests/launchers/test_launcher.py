@@ -336,6 +336,12 @@ class Forked:
         self.pid, self.code = os.fork(), None
         if self.pid == 0:
             Killer.last = 0
+            for fd in range(3, 256):  # a program of its own would have none of them
+                if fd != sock.fileno():
+                    try:
+                        os.close(fd)
+                    except OSError:
+                        pass
             os.environ.update(environment)
             zygote.main(sock.fileno())
             os._exit(0)
