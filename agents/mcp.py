@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -29,7 +30,7 @@ from orionflow.errors import LaunchError, OrionflowError, PolicyError
 from orionflow.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from mcp.server.context import ServerRequestContext
 
@@ -74,14 +75,14 @@ def build_server(api: AgentApi, caller: Callable[[], Caller]) -> Server[Any]:
 
 def serve_stdio(backend: Backend, caller: Caller) -> None:
     """Serve one client on standard input and output, until it closes them."""
-    _warm_up(backend)
     server = build_server(AgentApi(backend), lambda: caller)
 
     async def run() -> None:
         async with stdio_server() as (read, write):
             await server.run(read, write, server.create_initialization_options())
 
-    anyio.run(run)
+    with _warming_up(backend):
+        anyio.run(run)
 
 
 def serve_http(backend: Backend, port: int, ready: Callable[[str], None]) -> None:
@@ -109,13 +110,13 @@ def serve_http(backend: Backend, port: int, ready: Callable[[str], None]) -> Non
             raise LaunchError(f"port {port} can't be used: {error.strerror}",
                               hint="choose another: --port, or 0 for a free one") from error
         listener.listen(64)
-        _warm_up(backend)
         url = f"http://{HOST}:{listener.getsockname()[1]}"
         app = http_app(backend, url)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False,
                                                server_header=False, limit_concurrency=64))
         ready(f"{url}{PATH}")
-        server.run(sockets=[listener])
+        with _warming_up(backend):
+            server.run(sockets=[listener])
 
 
 def http_app(backend: Backend, url: str) -> Any:
@@ -167,7 +168,8 @@ def _described(tool: Tool) -> types.Tool:
             destructive_hint=tool.name == "commit", idempotent_hint=True, open_world_hint=False))
 
 
-def _warm_up(backend: Backend) -> None:
+@contextmanager
+def _warming_up(backend: Backend) -> Iterator[None]:
     """Import what the first questions need, while the client is still saying hello."""
     from orionflow.workflows.registry import get_recipe
 
@@ -178,7 +180,11 @@ def _warm_up(backend: Backend) -> None:
                 get_recipe(name).schema()
         except OrionflowError as error:
             log.warning("%s", error)
-        except RuntimeError as error:  # the interpreter ends already, and imports no more
-            log.debug("not warmed up: %s", error)
 
-    threading.Thread(target=work, daemon=True).start()
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        # An interpreter that ends in the middle of an import ends by a signal.
+        thread.join()
