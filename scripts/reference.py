@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Union, get_args, get_origi
 
 from orionflow.agents.tool_pages import tools_page
 from orionflow.launchers.failure_pages import failures_page
-from orionflow.launchers.machine import AllocationProfile, MachineProfile
+from orionflow.launchers.machine import AllocationClass, AllocationProfile, MachineProfile
 from orionflow.launchers.resources import Resources
 from orionflow.settings import PREFIX, RetrySettings, Settings
 
@@ -27,6 +27,8 @@ def type_name(annotation: object) -> str:
         return " \\| ".join(type_name(a) for a in get_args(annotation))
     if get_origin(annotation) is Literal:
         return " \\| ".join(repr(a) for a in get_args(annotation))
+    if get_origin(annotation) is tuple and get_args(annotation)[-1] is Ellipsis:
+        return f"list of {type_name(get_args(annotation)[0])}"
     if annotation is NoneType:
         return "None"
     if get_origin(annotation) is None and isinstance(annotation, type):
@@ -81,6 +83,9 @@ One YAML file in `machines/` of the project, or one of those shipped with orionf
 ### `allocation`
 
 {table(AllocationProfile)}
+### `classes` of `allocation`
+
+{table(AllocationClass)}
 ## Resources of a job
 
 {table(Resources)}"""

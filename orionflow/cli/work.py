@@ -106,6 +106,7 @@ def submit(
     ranks: Annotated[int | None, typer.Option("--ranks", "-n", help="MPI processes.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", help="Threads of each.")] = None,
     memory: Annotated[str | None, typer.Option("--memory", help="On each node: 4GB.")] = None,
+    gpus: Annotated[int | None, typer.Option("--gpus", help="On each node.")] = None,
     walltime: Annotated[str | None, typer.Option(
         "--walltime", "-t", help="Longest time of one job: 02:00:00.")] = None,
     priority: Annotated[int | None, typer.Option(
@@ -127,7 +128,7 @@ def submit(
 
     project = project_of()
     resources = _resources(nodes=nodes, ranks=ranks, threads=threads, memory=memory,
-                           walltime=walltime)
+                           gpus=gpus, walltime=walltime)
     chosen = get_recipe(recipe)
     values = _parameters(parameter or [])
     keys = _keys(key, structures)
