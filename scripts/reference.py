@@ -21,19 +21,22 @@ DOCS = Path(__file__).parents[1] / "docs" / "reference"
 
 def type_name(annotation: object) -> str:
     """Return a type as a reader would write it; validators (with their addresses) left out."""
-    if get_origin(annotation) is Annotated:
-        return type_name(get_args(annotation)[0])
-    if isinstance(annotation, UnionType) or get_origin(annotation) is Union:
-        return " \\| ".join(type_name(a) for a in get_args(annotation))
-    if get_origin(annotation) is Literal:
-        return " \\| ".join(repr(a) for a in get_args(annotation))
-    if get_origin(annotation) is tuple and get_args(annotation)[-1] is Ellipsis:
-        return f"list of {type_name(get_args(annotation)[0])}"
-    if annotation is NoneType:
-        return "None"
-    if get_origin(annotation) is None and isinstance(annotation, type):
-        return annotation.__name__
-    return str(annotation).replace("pathlib.", "").replace("typing.", "")
+    kind, parts = get_origin(annotation), get_args(annotation)
+    if kind is Annotated:
+        text = type_name(parts[0])
+    elif isinstance(annotation, UnionType) or kind is Union:
+        text = " \\| ".join(type_name(a) for a in parts)
+    elif kind is Literal:
+        text = " \\| ".join(repr(a) for a in parts)
+    elif kind is tuple and parts[-1] is Ellipsis:
+        text = f"list of {type_name(parts[0])}"
+    elif annotation is NoneType:
+        text = "None"
+    elif kind is None and isinstance(annotation, type):
+        text = annotation.__name__
+    else:
+        text = str(annotation).replace("pathlib.", "").replace("typing.", "")
+    return text
 
 
 def table(model: type[BaseModel], variable: str = "") -> str:
