@@ -18,15 +18,13 @@ What may be written when
 
 from __future__ import annotations
 
-import time
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fireworks.core import firework
 from fireworks.core.firework import Firework, FWAction, Workflow
 from fireworks.core.launchpad import get_action_from_gridfs
 from fireworks.utilities.dict_mods import apply_mod
-from pymongo import UpdateMany, UpdateOne
 
 from orionflow.launchers.pad.documents import (
     FINISHED,
@@ -34,32 +32,19 @@ from orionflow.launchers.pad.documents import (
     LIVE,
     PUT_BACK,
     RANKS,
-    Doc,
-    now,
-    now_text,
     plain,
-    representative,
     set_path,
-    workflow_state,
 )
-from orionflow.launchers.pad.locks import held
-from orionflow.launchers.pad.views import View, load_views
+from orionflow.launchers.pad.graph_writes import GraphWrites
+from orionflow.launchers.pad.views import View
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
-
-    from orionflow.launchers.pad.launchpad import OrionLaunchPad
-
-# Above this many changed entries the maps of a workflow are written whole: each dotted path is
-# looked up by walking along its map.
-_DOTTED = 40
-# Launches remembered in a firework as applied. All but those of the last commit are history, unless
-# somebody broke a lock by hand.
-_SETTLED = 64
+    from typing import Any
 
 
-class Graph:
-    """A locked workflow and what is to be changed in it.
+class Graph(GraphWrites):
+    """A locked workflow, FireWorks' rules for it, and what is to be changed in it.
 
     Parameters
     ----------
@@ -68,98 +53,6 @@ class Graph:
     doc
         The workflow's document, with our lock.
     """
-
-    def __init__(self, pad: OrionLaunchPad, doc: Doc) -> None:
-        self.pad = pad
-        self.doc = doc
-        self.begun = time.monotonic(), time.time()
-        self.links: dict[int, list[int]] = {int(k): list(v) for k, v in doc["links"].items()}
-        self.parents: dict[int, list[int]] = {}
-        for parent, kids in self.links.items():
-            for kid in kids:
-                self.parents.setdefault(kid, []).append(parent)
-        for i in self.parents:
-            self.links.setdefault(i, [])
-        self.views: dict[int, View] = {}
-        stored = doc.get("fw_states")
-        if stored is None:  # written by a FireWorks older than this field
-            stored = {str(f["fw_id"]): f["state"] for f in pad.fireworks.find(
-                {"fw_id": {"$in": doc["nodes"]}}, {"fw_id": 1, "state": 1})}
-        self.states: dict[int, str] = {int(k): v for k, v in stored.items()}
-        self._stored_states = dict(self.states) if "fw_states" in doc else {}
-        self._relinked: set[int] = set()
-        self._reparented: set[int] = set()
-        self._changed: set[int] = set()
-        self._settled_by: dict[int, list[int]] = {}
-        self._new: list[int] = []
-        self._known: dict[int, Doc] = {}
-        self._numbered: list[tuple[Firework, int]] = []
-
-    # ------------------------------------------------------------------ looking
-
-    def load(self, ids: Iterable[int]) -> None:
-        """Load the views of fireworks that are not there yet."""
-        load_views(self.pad, [self], ids)
-
-    def view(self, fw_id: int) -> View:
-        """Return what is known of a firework."""
-        if fw_id not in self.views:
-            self.load([fw_id])
-        try:
-            return self.views[fw_id]
-        except KeyError:
-            raise ValueError(f"No Firework exists with id: {fw_id}") from None
-
-    def spec(self, fw_id: int) -> Doc:
-        """Return the spec of a firework, to be changed."""
-        view = self.view(fw_id)
-        if view.new is not None:
-            spec: Doc = view.new.spec
-            return spec
-        if view.spec is None:
-            doc = self.pad.fireworks.find_one({"fw_id": fw_id}, {"spec": 1})
-            view.spec = doc["spec"] if doc else {}
-        return view.spec
-
-    def _load_specs(self, ids: Collection[int]) -> None:
-        self.load(ids)
-        wanted = [i for i in ids if i >= 0 and self.view(i).spec is None]
-        for doc in self.pad.fireworks.find({"fw_id": {"$in": wanted}}, {"fw_id": 1, "spec": 1}):
-            self.views[doc["fw_id"]].spec = doc["spec"]
-
-    def know(self, launch: Doc) -> None:
-        """Use this launch rather than load it (it has ``launch_id``, ``state``, ``action``)."""
-        self._known[launch["launch_id"]] = launch
-
-    def launch_of(self, view: View) -> Doc | None:
-        """Return the launch that decides about a firework, with its action as FWAction."""
-        if not view.launches or view.rerun:
-            return None
-        if len(view.launches) == 1 and view.launches[0] in self._known:
-            return self._known[view.launches[0]]
-        docs = list(self.pad.launches.find(
-            {"launch_id": {"$in": view.launches}}, {"state_history": 0, "trackers": 0}))
-        best = representative(docs)
-        if best is not None and not isinstance(best.get("action"), FWAction):
-            best["action"] = self._decode(best.get("action"))
-        return best
-
-    def _decode(self, action: Doc | None) -> FWAction | None:
-        action = get_action_from_gridfs(action, self.pad.gridfs_fallback)
-        return FWAction.from_dict(action) if action else None
-
-    def _set_state(self, fw_id: int, state: str) -> None:
-        view = self.view(fw_id)
-        if view.state != state or view.stored_state != state:
-            self._changed.add(fw_id)
-        view.state = state
-        if view.new is not None:
-            view.new.state = state
-        self.states[fw_id] = state
-
-    def mark(self, fw_id: int) -> None:
-        """Write the state of a firework, though a refresh did not change it."""
-        self._changed.add(fw_id)
 
     # ------------------------------------------------------------------ FireWorks' refresh
 
@@ -397,146 +290,5 @@ class Graph:
         else:
             spec.pop("_exception_details", None)
 
-    # ------------------------------------------------------------------ writing
-
-    @property
-    def grows(self) -> bool:
-        """Whether new fireworks are to be inserted."""
-        return bool(self._new)
-
-    def forget_ids(self) -> None:
-        """Take the new fireworks' ids back, so that the same action can be applied once more."""
-        for fw, old in self._numbered:
-            fw.fw_id = old
-
-    @property
-    def new_ids(self) -> list[int]:
-        """Ids of the new fireworks; negative until they are inserted."""
-        return list(self._new)
-
-    def insert_new(self) -> None:
-        """Insert the new fireworks, as WAITING, and give them their ids."""
-        fresh = sorted(self._new)
-        first = self.pad.get_new_fw_id(quantity=len(fresh))
-        ids = {old: first + n for n, old in enumerate(fresh)}
-        docs = []
-        for old in fresh:
-            fw = self.views[old].new
-            if fw is None:  # `_new` holds nothing else
-                raise ValueError(f"no firework {old}")
-            self._numbered.append((fw, old))
-            fw.fw_id = ids[old]
-            doc = fw.to_db_dict()
-            if doc["state"] == "READY":
-                doc["state"] = "WAITING"
-            docs.append(doc)
-        self.pad.fireworks.insert_many(docs)
-        for old, new in ids.items():
-            view = self.views.pop(old)
-            view.fw_id = new
-            view.stored_state = "WAITING" if view.state == "READY" else view.state
-            view.new = None
-            view.spec = None
-            self.views[new] = view
-            self.states[new] = self.states.pop(old)
-
-        def renamed(group: Iterable[int]) -> list[int]:
-            return [ids.get(i, i) for i in group]
-
-        self.links = {ids.get(i, i): renamed(kids) for i, kids in self.links.items()}
-        self.parents = {ids.get(i, i): renamed(ps) for i, ps in self.parents.items()}
-        self._changed = set(renamed(self._changed))
-        self._new = list(ids.values())
-
-    def firework_updates(self) -> tuple[list[Any], list[Any]]:
-        """Return the updates to make before and after that of the workflow document.
-
-        The first touch nothing that can be claimed and can be made again; the second let others
-        go on.
-        """
-        early: list[Any] = []
-        late: list[Any] = []
-        moves: dict[tuple[str, str], list[int]] = {}
-        when = now_text()
-        for fw_id in sorted(self._changed):
-            view = self.views[fw_id]
-            fields: Doc = {"updated_on": when}
-            if view.spec is not None:
-                fields["spec"] = view.spec
-            if view.rerun:
-                early.append(_archiving(fw_id, view.state, fields))
-                continue
-            if view.spec is not None:
-                early.append(UpdateOne(*self._spec_update(view, fields)))
-            if view.stored_state is None or view.state == view.stored_state:
-                continue
-            if view.launches:
-                # The fence again: only while it has just these launches.
-                late.append(UpdateOne(
-                    {"fw_id": fw_id, "state": view.stored_state, "launches": view.launches},
-                    {"$set": {"state": view.state, "updated_on": when}}))
-            else:
-                moves.setdefault((view.stored_state, view.state), []).append(fw_id)
-        late += [UpdateMany({"fw_id": {"$in": ids}, "state": old, "launches": []},
-                            {"$set": {"state": new, "updated_on": when}})
-                 for (old, new), ids in moves.items()]
-        return early, late
-
-    def _spec_update(self, view: View, fields: Doc) -> tuple[Doc, Doc]:
-        query: Doc = {"fw_id": view.fw_id}
-        if applied := self._settled_by.get(view.fw_id):
-            before = view.settled
-            query["settled"] = before or {"$in": [None, []]}
-            fields["settled"] = [
-                *(i for n, i in enumerate(before) if n >= len(before) - _SETTLED or i in applied),
-                *(i for i in applied if i not in before)]
-        return query, {"$set": fields}
-
-    def workflow_update(self, *, unlock: bool) -> UpdateOne:
-        """Return the one update of the workflow document."""
-        fields: Doc = {"state": self.state(), "updated_on": now()}
-        changed = {i for i, s in self.states.items() if self._stored_states.get(i) != s}
-        if len(changed) > _DOTTED or self._new or not self._stored_states:
-            fields["fw_states"] = {str(i): s for i, s in self.states.items()}
-        else:
-            fields |= {f"fw_states.{i}": self.states[i] for i in changed}
-        change: Doc = {"$set": fields}
-        if len(self._new) + len(self._reparented) > _DOTTED:
-            fields["links"] = {str(i): kids for i, kids in self.links.items()}
-            fields["parent_links"] = {str(i): ps for i, ps in self.parents.items()}
-            fields["nodes"] = list(self.links)
-        elif self._new:
-            for i in {*self._new, *self._relinked}:
-                fields[f"links.{i}"] = self.links[i]
-            for i in {*self._new, *self._reparented}:
-                if self.parents.get(i):
-                    fields[f"parent_links.{i}"] = self.parents[i]
-            change["$push"] = {"nodes": {"$each": self._new}}
-        if unlock:
-            change["$unset"] = {"locked": ""}
-        return UpdateOne(held(self.doc), change)
-
-    def state(self) -> str:
-        """Return the workflow's state."""
-        return workflow_state(self.links, self.states, self._allowing)
-
-    def _allowing(self, ids: set[int]) -> set[int]:
-        self.load(ids)
-        return {i for i in ids if self.view(i).allows_fizzled}
-
-
 def _workflow(wf: Workflow | Firework) -> Workflow:
     return Workflow.from_firework(wf) if isinstance(wf, Firework) else wf
-
-
-def _archiving(fw_id: int, state: str, fields: Doc) -> UpdateOne:
-    """Return the update that moves all launches of a firework, whichever it has, to the archive."""
-    literal = {name: {"$literal": value} for name, value in fields.items()}
-    stages: list[Doc] = [{"$set": {
-        "archived_launches": {"$setUnion": [
-            {"$ifNull": ["$archived_launches", []]}, {"$ifNull": ["$launches", []]}]},
-        "launches": [], "state": state, **literal}}]
-    if "spec" in fields:
-        # $set would merge the new spec into the old one.
-        stages.insert(0, {"$unset": "spec"})
-    return UpdateOne({"fw_id": fw_id}, stages)

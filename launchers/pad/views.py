@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fireworks.core.firework import Firework
 
     from orionflow.launchers.pad.documents import Doc
-    from orionflow.launchers.pad.graph import Graph
+    from orionflow.launchers.pad.graph_data import GraphData
     from orionflow.launchers.pad.launchpad import OrionLaunchPad
 
 _VIEW = {
@@ -37,7 +37,7 @@ class View:
     rerun: bool = False
 
 
-def load_views(pad: OrionLaunchPad, graphs: Iterable[Graph], ids: Iterable[int]) -> None:
+def load_views(pad: OrionLaunchPad, graphs: Iterable[GraphData], ids: Iterable[int]) -> None:
     """Load fireworks for several graphs in one query."""
     owners = {i: g for g in graphs for i in g.links}
     wanted = [i for i in dict.fromkeys(ids) if i in owners and i not in owners[i].views and i >= 0]
