@@ -386,3 +386,45 @@ def test_commit_killed_at_any_call_of_the_database_is_carried_out_once(api, proj
     assert sum(e.core_seconds for e in account.entries) == 600 + sum(
         60 + n for n in range(len(points)))
     api.backend.audit.verify()
+
+
+@pytest.mark.needs_mongod
+def test_structures_come_from_results_and_opened_folders_alone(api, project):
+    from pymatgen.core import Lattice, Structure
+
+    nickel = Structure(Lattice.cubic(3.52), ["Ni"], [[0, 0, 0]])
+    nickel.to(str(project / "structures" / "ni.vasp"), fmt="poscar")
+    nickel.to(str(project / "outside.vasp"), fmt="poscar")
+    (project / "structures" / "linked.vasp").symlink_to(project / "outside.vasp")
+    api.backend.store.docs_store._collection.insert_one(
+        {"uuid": "a-result-1", "index": 1, "output": {"structure": nickel.as_dict()}})
+    field = [{"name": "force_field", "value": "CuNi"}]
+    for given in ({"type": "file", "name": "ni.vasp"}, {"type": "result", "result": "a-result-1"}):
+        plan = api.call(BOT, "plan_workflow", {**JOB, "structure": given, "parameters": field})
+        assert "for Ni (1 atoms)" in plan["summary"]
+    for name in ("outside.vasp", "linked.vasp", "link.cif"):
+        with pytest.raises(InputError, match="no structure file"):
+            planned(api, {**JOB, "structure": {"type": "file", "name": name}})
+    with pytest.raises(InputError, match="holds no structure"):
+        planned(api, {**JOB, "structure": {"type": "result", "result": "injected-1"}})
+
+
+@pytest.mark.needs_mongod
+def test_own_failed_job_is_rerun_once_and_a_waiting_one_cancelled(api):
+    (first,) = commit(api, planned(api), "first-00001")["fw_ids"]
+    (second,) = commit(api, planned(api), "second-0001")["fw_ids"]
+    pad = api.backend.pad
+    pad.launches.insert_one({"launch_id": 9, "fw_id": first, "state": "FIZZLED",
+                             "launch_dir": "", "action": None, "state_history": []})
+    pad.fireworks.update_one({"fw_id": first}, {"$set": {"state": "FIZZLED", "launches": [9]}})
+    rows = api.call(BOT, "list_failures", {})["rows"]
+    assert [(r["fw_id"], r["yours"]) for r in rows] == [(first, True), (1, False)]
+    rerun = {"action": "rerun", "fw_ids": [first], "reason": "a node was lost"}
+    plan, again = planned(api, rerun, "plan_control"), planned(api, rerun, "plan_control")
+    assert commit(api, plan, "rerun-00001")["ready"] == [first]
+    with pytest.raises(InputError, match="did not fail"):
+        commit(api, again, "rerun-00002")
+    cancel = {"action": "cancel", "fw_ids": [second], "reason": "not needed"}
+    commit(api, planned(api, cancel, "plan_control"), "cancel-0001")
+    states = {f["fw_id"]: f["state"] for f in pad.fireworks.find({"fw_id": {"$gt": 1}})}
+    assert states == {first: "READY", second: "DEFUSED"}
