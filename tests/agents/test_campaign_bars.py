@@ -187,7 +187,8 @@ TRANSIENT = {"error": "CodeError", "message": "QE_KILLED: a signal", "failure_id
              "transient": True}
 
 
-def test_killed_at_database_calls_each_candidate_is_one_workflow(campaigns, project, worker):
+def test_killed_at_database_calls_each_candidate_is_one_workflow(campaigns, project, worker,
+                                                                 record_property):
     begin(campaigns, document("warm"))
     campaigns.advance("warm", "first")
     campaigns.cancel("warm", "test")
@@ -216,6 +217,7 @@ def test_killed_at_database_calls_each_candidate_is_one_workflow(campaigns, proj
         assert not campaigns.pad.fireworks.count_documents(
             {"spec.campaign": name, "state": {"$in": ["READY", "WAITING", "RUNNING"]}})
         commands += step
+    record_property("database_calls", commands)
     assert commands > 40
 
 
@@ -347,7 +349,7 @@ def _timed(project, queue):
     os._exit(0)
 
 
-def test_advance_on_a_thousand_rows_takes_seconds(campaigns, project):
+def test_advance_on_a_thousand_rows_takes_seconds(campaigns, project, record_property):
     campaign = document(batch_size=2, proposer=document().proposer.model_copy(
         update={"name": "bayesian"}))
     begin(campaigns, campaign)
@@ -369,6 +371,7 @@ def test_advance_on_a_thousand_rows_takes_seconds(campaigns, project):
     child.start()
     seconds, submitted = queue.get(timeout=300)
     child.join(60)
+    record_property("process_seconds", seconds)
     assert submitted == 2
     assert len(list(ledger.read("copper"))) > 1000
     assert seconds < 5
