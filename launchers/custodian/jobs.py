@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from custodian.custodian import Job
 
+from orionflow.errors import ConfigError
 from orionflow.launchers.custodian import guard
 
 if TYPE_CHECKING:
@@ -114,11 +115,19 @@ class CodeJob(Job):
         stdin = (folder / self.stdin).open("rb") if self.stdin else None
         with (folder / self.stdout).open("wb") as out, (folder / self.stderr).open("wb") as err:
             self.started_at = time.time()
-            self.process = subprocess.Popen(
-                self.command, cwd=folder, stdout=out, stderr=err,
-                stdin=stdin or subprocess.DEVNULL, env={**os.environ, **self.environment},
-                start_new_session=True,
-            )
+            try:
+                self.process = subprocess.Popen(
+                    self.command, cwd=folder, stdout=out, stderr=err,
+                    stdin=stdin or subprocess.DEVNULL, env={**os.environ, **self.environment},
+                    start_new_session=True,
+                )
+            except FileNotFoundError as error:
+                if error.filename != self.command[0]:
+                    raise
+                # Not the job's fault: another node may have it.
+                raise ConfigError(
+                    f"{self.command[0]} is not on this node",
+                    hint="load its module in the machine profile, or leave the node out") from error
         if stdin:
             stdin.close()
         with subprocess.Popen(  # ends what survives the death of this process
