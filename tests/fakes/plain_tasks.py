@@ -37,3 +37,18 @@ class Nap(FiretaskBase):
         if process.returncode == 0:
             with (marks / "ended").open("a") as file:
                 file.write("x")
+
+
+@explicit_serialize
+class Wait(FiretaskBase):
+    """Note the start outside, wait for a file there, note the end."""
+
+    required_params = ("folder",)
+
+    def run_task(self, fw_spec):  # noqa: ARG002  FireWorks passes it
+        marks = Path(self["folder"])
+        (marks / "started").touch()
+        while not (marks / "go").exists():
+            time.sleep(0.05)
+        with (marks / "ended").open("a") as file:
+            file.write("x")
