@@ -6,7 +6,6 @@ bookkeeping here needs neither.
 
 from __future__ import annotations
 
-from copy import copy
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from fireworks.utilities.fw_serializers import recursive_dict
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-    from fireworks.core.firework import FWAction, Workflow
+    from fireworks.core.firework import FWAction
 
 Doc = dict[str, Any]
 
@@ -146,30 +145,6 @@ def finish_launch(launch: Doc, state: str, action: Doc | None, *,
 def changes_graph(action: FWAction | None) -> bool:
     """Return whether an action adds fireworks."""
     return action is not None and bool(action.additions or action.detours or action.append_wfs)
-
-
-def stored_action(action: FWAction) -> Doc:
-    """Return an action as FireWorks stores it, without walking through new fireworks again.
-
-    FWAction.to_dict does so at every level: most of what a job with many additions costs.
-    """
-    if not changes_graph(action):
-        return dict(action.to_dict())
-    rest = copy(action)
-    rest.additions, rest.detours, rest.append_wfs = [], [], []
-    return {**rest.to_dict(), "additions": [_stored(wf) for wf in action.additions],
-            "detours": [_stored(wf) for wf in action.detours],
-            "append_wfs": [{**plain({k: v for k, v in extra.items() if k != "workflow"}),
-                            "workflow": _stored(extra["workflow"])}
-                           for extra in action.append_wfs]}
-
-
-def _stored(wf: Workflow | Firework) -> Doc:
-    doc: Doc = wf.to_dict()
-    if isinstance(wf, Firework):
-        return doc
-    fws = doc.pop("fws")  # walked through already
-    return {**plain(doc), "fws": fws}
 
 
 def touches_children(action: FWAction | None) -> bool:

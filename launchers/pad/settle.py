@@ -19,14 +19,7 @@ from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure, PyMongoError
 
 from orionflow.launchers.pad.commit import LostLockError, commit, commit_together
-from orionflow.launchers.pad.documents import (
-    FINISHED,
-    LIVE,
-    Doc,
-    changes_graph,
-    finish_launch,
-    stored_action,
-)
+from orionflow.launchers.pad.documents import FINISHED, LIVE, Doc, changes_graph, finish_launch
 from orionflow.launchers.pad.errors import LaunchRefusedError
 from orionflow.launchers.pad.graph import Graph
 from orionflow.launchers.pad.quiet import QuietEnds
@@ -130,7 +123,7 @@ class Settler:
         updates = []
         for outcome in outcomes:
             history = outcome.launch.get("state_history") or [{}]
-            action = stored_action(outcome.action) if outcome.action else None
+            action = outcome.action.to_dict() if outcome.action else None
             fields, push = finish_launch(outcome.launch, outcome.state, action,
                                          checkpoint=history[-1].get("checkpoint"))
             outcome.launch = {**outcome.launch, **fields, "state_history": [
