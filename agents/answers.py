@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import unicodedata
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ _TEXT = 240
 _ITEMS = 40
 _DEPTH = 5
 _LARGEST = 2**63
+_FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/'\",;]+/)+")
 
 
 def clean_text(value: object, most: int = _TEXT) -> str:
@@ -33,6 +35,11 @@ def clean_text(value: object, most: int = _TEXT) -> str:
                    if c.isspace() or not unicodedata.category(c).startswith("C"))
     line = " ".join(seen.split())
     return line if len(line) <= most else f"{line[:most - 1]}…"
+
+
+def without_folders(text: str) -> str:
+    """Return a text in which files have lost the folders before their names."""
+    return _FOLDERS.sub("", text)
 
 
 def clean(value: Any, *, most: int = _TEXT, items: int = _ITEMS, depth: int = _DEPTH) -> Any:

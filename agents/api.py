@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from orionflow.agents.answers import MOST_BYTES, clean_text, size
+from orionflow.agents.answers import MOST_BYTES, clean_text, size, without_folders
 from orionflow.agents.commits import commit, make_plan
 from orionflow.agents.requests import Commit
 from orionflow.agents.tokens import check_scopes
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 _AGENT = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _SAID = 1_500
-_FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/'\",;]+/)+")
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ def told(error: OrionflowError) -> str:
     """Return an error as an agent may read it: no folder, host or user of the machine."""
     if isinstance(error, (InputError, PolicyError)):
         text = error.message + (f". {error.hint}" if error.hint else "")
-        return clean_text(_FOLDERS.sub("", text), _SAID)
+        return clean_text(without_folders(text), _SAID)
     if isinstance(error, StoreError) and error.transient:
         return clean_text(f"not now: {error.hint or 'try again'}", _SAID)
     return "the project is not in order; a person finds out more with: orionflow doctor"

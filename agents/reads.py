@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orionflow.agents.accounts import today
-from orionflow.agents.answers import clean, clean_text, offset_of, paged
+from orionflow.agents.answers import clean, clean_text, offset_of, paged, without_folders
+from orionflow.agents.campaign_document import CampaignState
 from orionflow.agents.policy import owner_of
 from orionflow.agents.status import status_of
 from orionflow.analysis.outcomes import judge
@@ -82,7 +83,7 @@ def digest(backend: Backend, agent: str, request: requests.OfCampaign) -> Answer
     if status.failed:
         steps.append(f"list_failures with campaign {name}: why {status.failed} candidate(s) failed")
     if status.done:
-        steps.append(f"list_results with campaign {name}: what has been found")
+        steps.append(f"list_candidates with campaign {name}: points and values so far")
     yours = status.owner == owner_of(agent) or name in backend.policy().campaigns
     if yours and status.state == "RUNNING":
         steps.append("plan_candidates: points of your own")
@@ -120,6 +121,26 @@ def _tag_digest(backend: Backend, name: str, jobs: dict[str, int]) -> Answer:
             "summary": f"{sum(jobs.values())} job(s) under this name, {done} completed, "
             f"{jobs.get('FIZZLED', 0)} failed; no search space or budget of its own",
             "next": steps}
+
+
+def candidates(backend: Backend, agent: str, request: requests.Candidates) -> Answer:  # noqa: ARG001  one signature for all
+    """Return the candidates of a campaign with their points and values, newest first."""
+    view = backend.ledger.view(request.campaign)
+    paths = [o.path for o in view.campaign.objectives]
+    start = offset_of(request.cursor)
+    rows = [{"candidate": c.seq, "point": c.point, "state": c.state.value, "source": c.source,
+             **({"values": dict(zip(paths, c.values, strict=True))} if c.values else {}),
+             **({"reason": c.reason} if c.reason else {}),
+             **({"result": c.result} if c.result else {}),
+             **({"fw_ids": c.fw_ids} if c.fw_ids else {}), "at": start + n}
+            for n, c in enumerate(list(view.candidates.values())[::-1][start:], 1)]
+    answer = paged({"summary": f"{len(view.candidates)} candidate(s), newest first",
+                    "next": ["plan_candidates proposes others"]
+                    if view.state is CampaignState.RUNNING else []},
+                   rows, cursor_of=lambda r: str(r["at"]), limit=request.limit)
+    for row in answer["rows"]:
+        row.pop("at")
+    return answer
 
 
 def results(backend: Backend, agent: str, request: requests.Results) -> Answer:  # noqa: ARG001  one signature for all
@@ -198,7 +219,7 @@ def _failure_row(firework: Mapping[str, Any], launch: Mapping[str, Any], agent: 
     return {
         "fw_id": job.fw_id, "name": job.name, "campaign": spec.get("campaign"),
         "yours": spec.get("owner") == owner_of(agent), "kind": job.kind.value,
-        "failure": job.failure_id or None, "message": job.message,
+        "failure": job.failure_id or None, "message": without_folders(job.message),
         "what": mode.title if mode else None, "tried": list(mode.remedy) if mode else [],
         "advice": mode.advice if mode else None, "history": history,
         "launches": len(firework.get("launches") or ())

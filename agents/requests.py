@@ -152,6 +152,14 @@ class OfCampaign(StrictModel):
     campaign: TagName
 
 
+class Candidates(StrictModel):
+    """Which candidates of a campaign; newest first."""
+
+    campaign: CampaignName
+    cursor: Cursor | None = None
+    limit: Limit = 50
+
+
 class Results(StrictModel):
     """Which results; newest first."""
 

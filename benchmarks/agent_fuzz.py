@@ -74,7 +74,8 @@ def valid(rng: random.Random, plans: list[str]) -> tuple[str, dict[str, Any]]:
     point = {"values": [{"name": "a", "value": round(rng.uniform(3.0, 4.0), 3)}]}
     choices: list[tuple[str, dict[str, Any]]] = [
         ("list_campaigns", {}), ("campaign_digest", {"campaign": rng.choice(["own", "foreign"])}),
-        ("list_results", {}), ("list_failures", {}), ("queue_status", {}), ("budgets", {}),
+        ("list_candidates", {"campaign": "own"}), ("list_results", {}), ("list_failures", {}),
+        ("queue_status", {}), ("budgets", {}),
         ("list_recipes", {"recipe": "lammps.static"}), ("provenance", {"result": "injected-1"}),
         ("job_status", {"fw_id": 1}),
         ("plan_campaign", {

@@ -204,8 +204,11 @@ def test_expensive_plan_waits_for_a_person_who_approves_its_hash(api):
     api.backend.plans._plans.update_one({"_id": plan}, {"$set": {"core_seconds": 11 * 180}})
     api.backend.plans.approve(plan, "ada")
     assert len(commit(api, plan, "key-00000001")["candidates"]) == 11
-    view = api.backend.ledger.view("own")
-    assert {c.source for c in view.candidates.values()} == {"agent:bot"}
+    shown = api.call(BOT, "list_candidates", {"campaign": "own", "limit": 3})
+    assert [r["point"]["a"] for r in shown["rows"]] == [3.2, 3.19, 3.18]
+    assert {r["source"] for r in shown["rows"]} == {"agent:bot"}
+    rest = api.call(BOT, "list_candidates", {"campaign": "own", "cursor": shown["cursor"]})
+    assert len(rest["rows"]) == 8
 
 
 @pytest.mark.needs_mongod
@@ -300,8 +303,9 @@ def test_fuzzed_and_hostile_calls_write_nothing_without_key_plan_and_audit_row(b
 
 @pytest.mark.needs_mongod
 def test_reads_are_quick_small_and_paged(api):
-    arguments = {"campaign_digest": {"campaign": "own"}, "provenance": {"result": "injected-1"},
-                 "job_status": {"fw_id": 1}, "plan_status": {"plan_id": planned(api)}}
+    arguments = {"campaign_digest": {"campaign": "own"}, "list_candidates": {"campaign": "own"},
+                 "provenance": {"result": "injected-1"}, "job_status": {"fw_id": 1},
+                 "plan_status": {"plan_id": planned(api)}}
     for tool in tools(("read",)):
         if tool.name == "list_recipes":
             arguments[tool.name] = {"recipe": "lammps.static"}
