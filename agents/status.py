@@ -54,7 +54,9 @@ class CampaignStatus:
     failures
         Reason and number, most frequent first.
     best
-        Of least loss; with several objectives the whole front is in `front`.
+        Of least loss.
+    front
+        Of a Pareto search: all that nothing betters in every objective.
     next
         What happens, or is to be done, next.
     predicted_finish
@@ -108,7 +110,7 @@ def status_of(view: View, now: datetime | None = None) -> CampaignStatus:
               if c.state in {CandidateState.FAILED, CandidateState.ABANDONED}]
     waiting = [c.seq for c in view.open if view.needs_approval(c)]
     best = view.best()
-    several = len(campaign.objectives) > 1
+    pareto = campaign.combine == "pareto"
     return CampaignStatus(
         name=campaign.name, owner=campaign.owner, state=view.state.value, reason=view.reason,
         description=campaign.description, recipe=campaign.recipe,
@@ -119,7 +121,7 @@ def status_of(view: View, now: datetime | None = None) -> CampaignStatus:
         open=len(view.open), done=len(done), failed=len(failed), awaiting_approval=waiting,
         failures=_reasons(failed), best=_best(view, best) if best else None,
         front=[_best(view, done[i]) for i in front(campaign, [c.values or [] for c in done])]
-        if several else [],
+        if pareto else [],
         next=_next(view, waiting, now), predicted_finish=_finish(view, now),
         started_at=view.started_at, changed_at=view.changed_at,
     )

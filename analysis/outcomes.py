@@ -6,6 +6,7 @@ Read from FireWorks' own documents, whoever ran them: a job is COMPLETED, or it 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from jobflow import JobStore
     from pymongo.database import Database
 
+# The place is a field of its own; without it equal failures have equal words.
+_IN_FOLDER = re.compile(r" \(folder [^()]*\)$")
 _ACTIVE = ("READY", "RESERVED", "RUNNING")
 _STARTED = ("RESERVED", "RUNNING")
 _UNCONVERGED = frozenset({
@@ -69,7 +72,8 @@ class FailedJob:
 
     def describe(self) -> str:
         """Return kind, name of the failure and message in one line."""
-        after = f" after {self.corrections} correction(s)" if self.corrections else ""
+        after = (f" after {self.corrections} correction(s)"
+                 if self.corrections and "correction(s)" not in self.message else "")
         what = f"{self.failure_id}: " if self.failure_id and self.failure_id not in self.message \
             else ""
         return f"{self.kind}{after}: {what}{self.message}"
@@ -255,5 +259,5 @@ def judge(firework: Mapping[str, Any], launch: Mapping[str, Any]) -> FailedJob:
     return FailedJob(
         fw_id=int(firework["fw_id"]), name=str(firework.get("name", "")),
         launch_id=launch.get("launch_id"), folder=folder, kind=kind, failure_id=failure_id,
-        message=" ".join(message.split())[:500],
+        message=_IN_FOLDER.sub("", " ".join(message.split()))[:500],
         corrections=len(state.corrections) if state is not None else 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,10 +27,6 @@ Output = Annotated[OutputFormat | None, typer.Option(
 Name = Annotated[str, typer.Argument(help="Name of the campaign.")]
 Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; kept in the ledger.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, store nothing.")]
-# On a login node others work too; read before numpy is imported.
-for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    if "campaign" in sys.argv[1:3]:
-        os.environ.setdefault(_name, "1")
 
 
 def register(main: typer.Typer) -> None:
