@@ -14,7 +14,7 @@ recipe: lammps.static
 mapping: {structure: "Cu fcc {a}", parameters: {force_field: Cu_mishin}}
 initial: {points: 4}
 proposer: {name: bayesian, seed: 3}
-batch_size: 2
+batch_size: 4
 budget: {core_hours: 1, core_hours_each: 0.02, evaluations: 12}
 stopping: {no_improvement_in: 4, improvement: 1.0e-4}
 """
@@ -85,7 +85,7 @@ def test_costly_candidates_wait_for_consent_and_a_cancelled_campaign_leaves_noth
 
 @pytest.mark.needs_mongod
 def test_points_of_people_count_once_and_a_pause_stops_proposals(campaigns):
-    campaigns.create(document(), "ada")
+    campaigns.create(document(batch_size=2), "ada")
     campaigns.start("copper", "ada")
     numbers = campaigns.add_points("copper", [{"a": 3.6}, {"a": 3.7}], "user", "eve")
     assert campaigns.add_points("copper", [{"a": 3.7}, {"a": 3.6}], "user", "eve") == numbers[::-1]
@@ -111,7 +111,7 @@ def test_point_without_a_workflow_is_a_failure_and_blocks_nothing(campaigns):
     (bad,) = campaigns.add_points("copper", [{"a": 0.66}], "user", "eve")
     report = campaigns.advance("copper", "ada")
     assert [c["candidate"] for c in report.collected] == [bad]
-    assert len(report.submitted) == 2
+    assert len(report.submitted) == 4
     view = campaigns.view("copper")
     assert view.candidates[bad].values is None
     assert "almost no volume" in view.candidates[bad].reason

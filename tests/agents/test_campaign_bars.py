@@ -125,7 +125,7 @@ def _race(project, barrier, names):
     os._exit(0)
 
 
-@pytest.mark.parametrize(("advancers", "races"), [(2, 1000 if FULL else 12),
+@pytest.mark.parametrize(("advancers", "races"), [(2, 1000 if FULL else 8),
                                                   (8, 20 if FULL else 2)])
 def test_advances_at_once_make_each_workflow_once(campaigns, project, advancers, races):
     names = [f"race{n}" for n in range(races)]
@@ -229,7 +229,7 @@ def _advance_for_ever(project, name):
 
 @pytest.mark.needs_code("lmp")
 def test_killed_at_random_with_live_launchers_each_job_runs_once(campaigns, project):
-    kills, evaluations = (500, 150) if FULL else (12, 8)
+    kills, evaluations = (500, 150) if FULL else (10, 6)
     begin(campaigns, document(batch_size=4, budget={"evaluations": evaluations,
                                                    "core_hours": 0.02 * evaluations}))
     campaigns.advance("copper", "first")
