@@ -257,7 +257,9 @@ class _Cron:
         now = time.time()
         told: set[str] = set()
         there = []
-        for doc in pad.db[LAUNCHERS].find({}, {"_id": 0, "slurm_job_id": 1, "cores": 1, "busy": 1,
+        ours = {"$or": [{"slurm_job_id": {"$in": [job.job_id for job in mine]}},
+                        {"ended": None}]}  # not all that ever were
+        for doc in pad.db[LAUNCHERS].find(ours, {"_id": 0, "slurm_job_id": 1, "cores": 1, "busy": 1,
                                                "deadline": 1, "beat": 1, "ended": 1, "gpus": 1}):
             told.add(str(doc.get("slurm_job_id")))
             beat = as_time(doc.get("beat"))
