@@ -148,10 +148,11 @@ class Crew:
         if not room or now < self._next_look:
             return
         free = self.room.free_cores
-        ahead = min(self._ahead(), room - free)
-        if not free and len(self.waiting) > ahead // 2:
+        held = len(self.waiting)
+        ahead = min(self._ahead(), held + room - free)
+        if not free and (ahead <= held or held > ahead // 2):
             return
-        ahead -= len(self.waiting)
+        ahead -= held
         try:
             if self.options.fw_id is not None:
                 one = self.intake.take_one(self.options.fw_id, self.room)
@@ -241,6 +242,7 @@ class Crew:
             if not job.ended:
                 job.ended = True
                 job.folder = event.message["folder"]
+                job.spooled = bool(event.message.get("spooled"))
                 self._judge(job, event.message)
         elif isinstance(event, Freed):
             self._free(job)
@@ -291,6 +293,7 @@ class Crew:
         """Decide what becomes of a job whose process ended without a word."""
         spool = read_spool(Path(job.folder), job.launch_id, self.pad.name)
         if spool is not None:
+            job.spooled = True
             state = "COMPLETED" if spool["state"] == "COMPLETED" else "FIZZLED"
             self._conclude(Result(job, state, "", spool["action"]))  # type: ignore[arg-type]  # two of them
             return

@@ -45,6 +45,8 @@ class ClaimedJob:
         Where it runs; None while it waits for its turn.
     checkpoint
         What FireWorks' Rocket last said, as far as MongoDB does not know it yet.
+    spooled
+        Its result lies in its folder.
     asked
         When it was last asked to stop (monotonic), and how often.
     """
@@ -65,6 +67,7 @@ class ClaimedJob:
     asked: float = 0.0
     times_asked: int = 0
     ended: bool = False
+    spooled: bool = False
     problem: str = ""
 
     @property

@@ -13,7 +13,10 @@ import threading
 import warnings
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # Limits a job may have lowered; those of the process that are ours to raise again.
 _LIMITS = ("RLIMIT_AS", "RLIMIT_CORE", "RLIMIT_CPU", "RLIMIT_DATA", "RLIMIT_FSIZE",
@@ -55,7 +58,6 @@ class Snapshot:
             for name in set(os.environ) - set(self.environment):
                 del os.environ[name]
             os.environ.update(self.environment)
-        os.sched_setaffinity(0, self.affinity)
         sys.path[:] = self.path
         sys.argv[:] = self.argv
         sys.stdin, sys.stdout, sys.stderr = self.streams
@@ -69,6 +71,13 @@ class Snapshot:
         sys.setrecursionlimit(self.recursion)
         gc.enable()
         return self._lasting()
+
+    def bind(self, cores: Sequence[int]) -> None:
+        """Bind this process to these cores; to those it had at the start if there are none."""
+        wanted = set(cores) or self.affinity
+        if os.sched_getaffinity(0) != wanted:
+            with suppress(OSError):  # a core was taken offline
+                os.sched_setaffinity(0, wanted)
 
     def _lasting(self) -> str:
         """Return what can't be put back."""

@@ -109,10 +109,11 @@ class WirePad:
         folder = Path.cwd()  # Rocket runs the job in its folder
         message = {"kind": "ended", "launch_id": launch_id, "state": state, "action": stored,
                    "folder": str(folder), "failure": describe_failure(error, folder)}
-        if not isinstance(error, Stopped):
+        spooled = not isinstance(error, Stopped)
+        if spooled:
             write_spool(folder, stored, launch_id=launch_id, fw_id=self._fw.fw_id, state=state,
                         database=self._database)
-        self._send(message)
+        self._send({**message, "spooled": spooled})
         self.ended = True
         return {}
 
@@ -127,20 +128,34 @@ def describe_failure(error: BaseException | None, folder: Path) -> dict[str, Any
 
 def write_spool(folder: Path, action: dict[str, Any] | None, *, launch_id: int, fw_id: int,
                 state: str, database: str) -> Path:
-    """Write a finished job's result beside its output, before MongoDB is asked to take it."""
+    """Write a finished job's result beside its output, before MongoDB is asked to take it.
+
+    There it survives the death of the launcher. It is forced to the disk, which takes long on some
+    file systems, only if MongoDB does not take it (`keep_spool`).
+    """
     path = folder / SPOOL_FILE
     content = {"launch_id": launch_id, "fw_id": fw_id, "state": state, "database": database,
                "action": action}
     part = path.with_name(f".{SPOOL_FILE}.part")
     try:
-        with part.open("w") as file:
-            file.write(json.dumps(content, default=DATETIME_HANDLER))
-            file.flush()
-            os.fsync(file.fileno())
+        part.write_text(json.dumps(content, default=DATETIME_HANDLER))
         part.replace(path)
     except OSError as error:
         log.warning("can't write %s: %s", path, error)
     return path
+
+
+def keep_spool(folder: Path) -> None:
+    """Have a spooled result survive a loss of power, too."""
+    for path in (folder / SPOOL_FILE, folder):
+        try:
+            fd = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            log.warning("%s may not be on the disk yet: %s", path, error)
 
 
 def read_spool(folder: Path, launch_id: int, database: str) -> dict[str, Any] | None:

@@ -20,7 +20,7 @@ from orionflow.launchers.jobs import ClaimedJob, Result, failed_action
 from orionflow.launchers.pad.errors import LaunchRefusedError
 from orionflow.launchers.pad.settle import Outcome
 from orionflow.launchers.raw_action import read_action
-from orionflow.launchers.rocket import SPOOL_FILE
+from orionflow.launchers.rocket import SPOOL_FILE, keep_spool
 from orionflow.log import get_logger
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class Desk:
         self._pause = 1.0
         self._not_before = self._first = 0.0
         self._locked: dict[int, int] = {}
+        self._kept: set[int] = set()
 
     def add(self, result: Result) -> None:
         """Take a result."""
@@ -192,7 +193,7 @@ class Desk:
         return [Verdict(result.job, "refused", f"{error}; `orionflow recover` settles")]
 
     def _forget_spool(self, job: ClaimedJob) -> None:
-        if job.worker is not None:
+        if job.spooled:
             try:
                 (Path(job.folder) / SPOOL_FILE).unlink(missing_ok=True)
             except OSError as error:  # it holds a launch that has ended: no harm
@@ -204,6 +205,11 @@ class Desk:
         if self.away_since is None:
             self.away_since = time.monotonic()
             self._pause = 1.0
+        for result in self.pending:
+            if result.state in {"COMPLETED", "FIZZLED"} and result.job.spooled and (
+                    result.job.launch_id not in self._kept):
+                self._kept.add(result.job.launch_id)
+                keep_spool(Path(result.job.folder))
         log.warning("MongoDB does not answer; trying again in %.0f s (%s)", self._pause,
                     database_reason(error)[:200])
         self._not_before = time.monotonic() + self._pause
@@ -213,3 +219,4 @@ class Desk:
         if self.away_since is not None:
             log.info("MongoDB is back after %.0f s", time.monotonic() - self.away_since)
             self.away_since = None
+            self._kept.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from orionflow.launchers.cores import open_mpi_numbers
@@ -41,7 +42,11 @@ def job_environment(machine: MachineProfile, allocation: Allocation, job: Claime
     if allocation.memory is not None:
         values[MEMORY] = f"{own.memory:.0f}"
     if allocation.gpus:
-        values["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, own.gpus))
+        # Slurm may have given us others than the first ones.
+        given = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        named = len(given) == allocation.gpus and here
+        values["CUDA_VISIBLE_DEVICES"] = ",".join(
+            given[g] if named else str(g) for g in own.gpus)
     if here and bound:
         values[CORES] = cores
     if machine.mpi == "mpirun":

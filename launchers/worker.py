@@ -110,9 +110,7 @@ class Worker:
         self._raised = float("-inf")
         self._said, self._busy = False, True
         os.environ.update(job["environment"])
-        if job["cores"]:
-            with suppress(OSError):  # a core was taken offline
-                os.sched_setaffinity(0, job["cores"])
+        snapshot.bind(job["cores"])
         reseed()
         try:
             with _Output(_enter(job), snapshot):

@@ -9,7 +9,12 @@ import pytest
 from orionflow.errors import InputError
 from orionflow.launchers.allocation import Allocation, expand_hosts, read_allocation
 from orionflow.launchers.cores import CoreLease, open_mpi_numbers
-from orionflow.launchers.machine import load_machine
+from orionflow.launchers.jobs import ClaimedJob
+from orionflow.launchers.machine import MachineProfile, load_machine
+from orionflow.launchers.mpi import mpi_command
+from orionflow.launchers.packing import Need
+from orionflow.launchers.resources import Resources
+from orionflow.launchers.surroundings import job_environment
 
 
 @pytest.fixture
@@ -123,3 +128,31 @@ def test_open_mpi_is_given_its_own_numbers_or_none(cpus, numbers, tmp_path):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(f"{value}\n")
     assert open_mpi_numbers((1, 2), tmp_path) == numbers
+
+
+def test_a_job_learns_what_it_was_given_and_starts_its_ranks_there(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    there = Allocation(nodes=2, cores=8, memory=8000, started=0.0, deadline=None, gpus=2,
+                       slurm_job_id="1", hosts=("n1", "n2"), cores_of=(4, 4))
+    room = there.room()
+
+    def given(resources):
+        need = Need.of(1, resources)
+        job = ClaimedJob(1, 7, "job", "/x", {}, {}, need)
+        place = room.place(need)
+        room.take(place)
+        machine = MachineProfile(name="m", mpi="srun", gpus_per_node=2, cores_per_node=4)
+        seen = job_environment(machine, there, job, place, bound=False)
+        return seen, mpi_command(machine, resources, ["pw.x"], seen)
+
+    small = Resources(ranks=1, gpus=1)
+    assert given(small)[0]["CUDA_VISIBLE_DEVICES"] == "4"
+    seen, command = given(small)
+    assert seen["CUDA_VISIBLE_DEVICES"] == "6"
+    assert command == ["srun", "--nodes=1", "--ntasks=1", "--cpus-per-task=1", "--exact",
+                       "--nodelist=n1", "--mem=2000M", "--gres=gpu:1", "pw.x"]
+    wide = Resources(nodes=2, ranks=4)
+    seen, command = given(wide)
+    assert seen["ORIONFLOW_NODES"] == "n1,n2"
+    mpirun = mpi_command(MachineProfile(name="m"), wide, ["pw.x"], seen)
+    assert mpirun == ["mpirun", "-np", "4", "--host", "n1:2,n2:2", "pw.x"]
