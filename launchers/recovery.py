@@ -83,16 +83,10 @@ def recover(project: Path, pad: ProjectLaunchPad, *, dry_run: bool = False) -> l
     return list(_Recovery(project, pad, dry_run=dry_run).steps())
 
 
-def settle_launcher(pad: ProjectLaunchPad, identity: LauncherIdentity) -> list[Step]:
-    """Give back all a launcher holds; it is dead, or this process between two jobs."""
-    return list(_Recovery(None, pad, dry_run=False).settle(identity, "lost its database"))
-
-
 class _Recovery:
-    def __init__(self, project: Path | None, pad: ProjectLaunchPad, *, dry_run: bool) -> None:
+    def __init__(self, project: Path, pad: ProjectLaunchPad, *, dry_run: bool) -> None:
         self.pad = pad
         self.dry_run = dry_run
-        self.project = project
         self.scheduler = Scheduler(project)
         self.deaths = Deaths(self.scheduler)
         self.max_reruns = load_settings(project).max_reruns
@@ -103,15 +97,6 @@ class _Recovery:
         yield from self._half_written()
         yield from self._reservations()
         yield from self._running()
-
-    def settle(self, identity: LauncherIdentity, why: str) -> Iterator[Step]:
-        for wf in self.pad.workflows.find({"locked.by": identity.to_dict()}, {"locked": 1}):
-            self._unlock({"_id": wf["_id"], "locked": wf["locked"]})
-        if given_back := self.pad.give_back_unacknowledged():
-            yield Step("unreserved", given_back, why)
-        for launch in self.pad.launches.find(
-                {"state": "RUNNING", f"fworker.env.{ENV_KEY}": identity.to_dict()}):
-            yield from self._settle_launch(launch, why, counts="stopped")
 
     # -------------------------------------------------------------- workflows
 
