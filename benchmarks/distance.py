@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from common import print_json, show
-from rig import HERE, Rig, check_done, pytask, ratio, rig
+from rig import HERE, Rig, check_done, pace, pytask, ratio, rig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,15 +44,14 @@ def far(access: DatabaseAccess, milliseconds: float) -> Iterator[DatabaseAccess]
 
 def cost(bench: Rig, kind: str, milliseconds: float, jobs: int) -> float:
     """Return ms of wall time of a job."""
-    costs = []
-    for count in (FEW, FEW + jobs):
-        near = bench.mongod.access(f"far_{kind}_{milliseconds:g}_{count}".replace(".", "_"))
-        with far(near, milliseconds) as access:
-            project = bench.project(kind, access)
-            bench.add(project, [pytask() for _ in range(count)])
-            costs.append(bench.launch(kind, project))
-            check_done(project, count)
-    return 1e3 * costs[1].per_job(costs[0], jobs).wall
+    count = FEW + jobs
+    near = bench.mongod.access(f"far_{kind}_{milliseconds:g}".replace(".", "_"))
+    with far(near, milliseconds) as access:
+        project = bench.project(kind, access)
+        bench.add(project, [pytask() for _ in range(count)])
+        bench.launch(kind, project)
+        check_done(project, count)
+        return 1e3 * pace(project, FEW)
 
 
 def main() -> None:

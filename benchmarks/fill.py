@@ -12,11 +12,10 @@ from __future__ import annotations
 import argparse
 import os
 import random
-from datetime import UTC, datetime
 from typing import Any
 
 from common import print_json, show
-from rig import Rig, launch_command, opened, program, rig, run
+from rig import Rig, launch_command, moment, opened, program, rig, run
 
 from orionflow.launchers.project import project_environment
 from orionflow.workflows.compile import compile_flow
@@ -45,14 +44,9 @@ def work(jobs: int, cores: int, seed: int) -> list[Any]:
 
 def held(pad: Any) -> float:
     """Return seconds from the first claim to the last end."""
-    times = [[_time(x["time_start"]), _time(x["time_end"])] for x in pad.launches.find(
+    times = [[moment(x["time_start"]), moment(x["time_end"])] for x in pad.launches.find(
         {"state": "COMPLETED"}, {"time_start": 1, "time_end": 1})]
     return max(end for _, end in times) - min(begin for begin, _ in times)
-
-
-def _time(text: Any) -> float:
-    when = datetime.fromisoformat(text) if isinstance(text, str) else text
-    return when.replace(tzinfo=when.tzinfo or UTC).timestamp()
 
 
 def simulated(pad: Any) -> float:

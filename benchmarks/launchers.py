@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import argparse
 import time
-from datetime import UTC, datetime
 from typing import Any
 
 from common import print_json, show
 from fireworks import Firework, PyTask, Workflow
-from rig import SPEC, Rig, launch_command, opened, pytask, rig, start
+from rig import SPEC, Rig, launch_command, moment, opened, pytask, rig, start
 
 KINDS = ("stock+j", "orion")
 
@@ -47,12 +46,7 @@ def span(bench: Rig, kind: str, launchers: int, jobs: int,
         twice = pad.launches.count_documents({}) - len(done) - 1
     if twice:
         raise RuntimeError(f"{twice} launches came to nothing, see {project}")
-    return (_time(max(x["time_end"] for x in done)) - _time(done[0]["time_start"])), len(done)
-
-
-def _time(text: Any) -> float:
-    when = datetime.fromisoformat(text) if isinstance(text, str) else text
-    return when.replace(tzinfo=when.tzinfo or UTC).timestamp()
+    return (moment(max(x["time_end"] for x in done)) - moment(done[0]["time_start"])), len(done)
 
 
 def main() -> None:

@@ -65,8 +65,8 @@ def main() -> None:
             seen = [x for x in watch(bench, kind, jobs, options.every) if x[0]]
             if not seen:
                 raise RuntimeError("it ended before anybody looked: more --jobs")
-            # The first tenth warms up.
-            warm = [used for done, used in seen if done >= jobs / 10] or [seen[-1][1]]
+            # The first tenth warms up; at the end workers leave one by one.
+            warm = [used for done, used in seen if jobs / 10 <= done < jobs] or [seen[0][1]]
             peak = max(used for _, used in seen)
             growth = 1e3 * (warm[-1] - warm[0]) / jobs
             rows.append([kind, seen[0][1], peak, warm[-1], growth])

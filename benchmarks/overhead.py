@@ -2,8 +2,9 @@
 
     python benchmarks/overhead.py [--quick] [--jobs 300] [--remote VENV]
 
-A run with few jobs is taken from one with many, so that starting the engine does not count; that is
-`startup.py`'s business. Round trips are those MongoDB has served.
+Starting the engine does not count; that is `startup.py`'s business: times are those between the
+ends of jobs as stored, CPU time and round trips (as MongoDB tells) those of a run with many jobs
+less those of one with few.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from common import print_json, show
 from remote import Remote
-from rig import KINDS, Cost, Rig, check_done, jobflow, pytask, ratio, rig
+from rig import KINDS, Cost, Rig, check_done, jobflow, pace, pytask, ratio, rig
 from rig_jobs import nothing
 
 FEW = 10
@@ -29,7 +30,7 @@ def ours(bench: Rig, kind: str, what: str, jobs: int) -> Cost:
                             for _ in range(count)])
         costs.append(bench.launch(kind, project))
         check_done(project, count)
-    return costs[1].per_job(costs[0], jobs)
+    return costs[1].per_job(costs[0], jobs, pace(project, FEW))
 
 
 def theirs(bench: Rig, venv: Path, jobs: int, *, batch: bool) -> Cost:

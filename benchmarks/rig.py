@@ -17,6 +17,7 @@ import tempfile
 import time
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,10 +63,15 @@ class Cost:
     cpu: float
     trips: float
 
-    def per_job(self, start: Cost, jobs: int) -> Cost:
-        """Return the cost of each of the jobs this run had beyond the run ``start``."""
-        return Cost((self.wall - start.wall) / jobs, (self.cpu - start.cpu) / jobs,
-                    (self.trips - start.trips) / jobs)
+    def per_job(self, start: Cost, jobs: int, wall: float) -> Cost:
+        """Return the cost of each of the jobs this run had beyond the run ``start``.
+
+        Parameters
+        ----------
+        wall
+            Of each, s; see `pace`.
+        """
+        return Cost(wall, (self.cpu - start.cpu) / jobs, (self.trips - start.trips) / jobs)
 
 
 class Rig:
@@ -184,6 +190,23 @@ def check_done(project: Path, count: int) -> None:
         found = pad.fireworks.count_documents({"state": "COMPLETED"})
     if found != count:
         raise RuntimeError(f"{found} fireworks COMPLETED instead of {count} in {project}")
+
+
+def pace(project: Path, first: int) -> float:
+    """Return seconds from one end of a job to the next, the ``first`` jobs left out.
+
+    As the launches tell: how long an engine takes to start differs too much between two runs.
+    """
+    with closing(open_launchpad(project)) as pad:
+        ends = sorted(moment(la["time_end"]) for la in pad.launches.find(
+            {"state": "COMPLETED"}, {"time_end": 1}))[max(first - 1, 0):]
+    return (ends[-1] - ends[0]) / (len(ends) - 1)
+
+
+def moment(value: str | datetime) -> float:
+    """Return a stored date as seconds."""
+    when = datetime.fromisoformat(value) if isinstance(value, str) else value
+    return when.replace(tzinfo=when.tzinfo or UTC).timestamp()
 
 
 def pytask() -> Workflow:
