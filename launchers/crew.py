@@ -145,7 +145,7 @@ class Crew:
         """Claim and start what fits."""
         now = time.monotonic()
         room = self._may_claim()
-        if not room or now < self._next_look:
+        if not room or now < self._next_look or self._database_away(now):
             return
         free = self.room.free_cores
         held = len(self.waiting)
@@ -172,6 +172,10 @@ class Crew:
         elif self.options.fw_id is None:
             self._next_look = now + self._pause
             self._pause = min(1.5 * self._pause, _LONGEST_PAUSE)
+        self._receive(jobs)
+
+    def _receive(self, jobs: list[ClaimedJob]) -> None:
+        """Start what was claimed, or keep it for its turn."""
         for job in jobs:
             if job.problem:
                 self._conclude(Result(job, "FIZZLED", job.problem, failed_action(job.problem)))
@@ -179,6 +183,13 @@ class Crew:
                 self._start(job, job.placement)
             else:
                 self.waiting.append(job)
+
+    def _database_away(self, now: float) -> bool:
+        """Whether a claim would only hold up the loop until it is given up."""
+        away = self.desk.away_since is not None or self.pulse.silent
+        if away:
+            self._next_look, self._idle_since = now + 1.0, None
+        return away
 
     def _may_claim(self) -> int:
         """Return how many jobs more may be claimed."""

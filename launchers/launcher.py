@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from orionflow.launchers.launchpad import ProjectLaunchPad
 
 log = get_logger(__name__)
+# Longest time one question to MongoDB may hold up the loop, s; what it does not take waits.
+_TIMEOUT = 5.0
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
@@ -134,7 +136,7 @@ class Launcher:
         lease = CoreLease.take(self._own_cores(), exclusive=self._knows_its_cores())
         crew: Crew | None = None
         try:
-            self.pad = open_launchpad(self.project)
+            self.pad = open_launchpad(self.project, timeout=_TIMEOUT)
             pool.setup["database"] = self.pad.name
             log.info("%s", self.allocation.describe())
             with Signals() as signals, contextlib.redirect_stdout(sys.stderr):

@@ -83,6 +83,11 @@ class Pulse(threading.Thread):
         The project's LaunchPad.
     wake
         Descriptor written to when there is news.
+
+    Attributes
+    ----------
+    silent
+        MongoDB did not answer last time.
     """
 
     def __init__(self, pad: Any, wake: int) -> None:
@@ -92,7 +97,7 @@ class Pulse(threading.Thread):
         self.vital = Vital()
         self.news: queue.SimpleQueue[tuple[int, Stop]] = queue.SimpleQueue()
         self._over = threading.Event()
-        self._silent = False
+        self.silent = False
 
     def run(self) -> None:
         """Beat."""
@@ -110,7 +115,7 @@ class Pulse(threading.Thread):
         self._over.set()
         if self.is_alive():
             self.join(5.0)
-        if not self._silent:
+        if not self.silent:
             with suppress(PyMongoError):  # its age tells it then
                 self._write(document)
 
@@ -124,11 +129,11 @@ class Pulse(threading.Thread):
             requests = cancel.requested(self.pad, vital.launches)
             self._write(vital.document())
         except PyMongoError as error:
-            if not self._silent:
+            if not self.silent:
                 log.warning("no heartbeat: %s", database_reason(error)[:200])
-            self._silent = True
+            self.silent = True
             return
-        self._silent = False
+        self.silent = False
         for launch_id in lost:
             self._tell(launch_id, Stop("lost", "its launch was given to another launcher"))
         for launch_id, request in requests.items():
