@@ -184,13 +184,15 @@ class WorkerPool:
     def run(self, launch_id: int, job: Message) -> WorkerProcess:
         """Give a job to an idle worker, or to a new one."""
         while True:
-            worker = next((w for w in self.workers if w.job is None and not w.leaving), None)
-            worker = worker or self._fork(check=False)
+            idle = next((w for w in self.workers if w.job is None and not w.leaving), None)
+            worker = idle or self._fork(check=False)
             try:
                 worker.channel.send(job)
             except OSError:
-                self._drop(worker)  # it died while idle
-                continue
+                if idle is not None:
+                    self._drop(worker)  # it died while idle
+                    continue
+                # Nothing forks it: the process that should has died, as `events` will tell.
             worker.job = launch_id
             return worker
 

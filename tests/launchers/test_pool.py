@@ -1,0 +1,38 @@
+"""The launcher's side of its workers, without workers."""
+
+from __future__ import annotations
+
+import signal
+import socket
+
+import pytest
+
+from orionflow.launchers.workers import Died, WorkerPool
+
+
+@pytest.fixture(autouse=True)
+def _no_hang():
+    def over(*_):
+        raise TimeoutError
+
+    old = signal.signal(signal.SIGALRM, over)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, old)
+
+
+def test_job_given_out_after_the_zygote_died_is_reported_dead(monkeypatch):
+    """Its death is noticed later, by `events`; until then nothing may wait for it."""
+    pool = WorkerPool({"project": "."}, {})
+    pool._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pool._poll.register(pool._control)
+    pool._zygote = type("Dead", (), {"wait": lambda *_: -9})()
+    monkeypatch.setattr(pool, "start", lambda: setattr(pool, "_control", None))
+    theirs.close()
+    pool.run(7, {"kind": "run"})
+    found = []
+    while not found:
+        found = pool.events(1.0)
+    assert found == [Died(7, None)]
+    assert not pool.workers
