@@ -138,7 +138,9 @@ def write_spool(folder: Path, action: dict[str, Any] | None, *, launch_id: int, 
                "action": action}
     part = path.with_name(f".{SPOOL_FILE}.part")
     try:
-        part.write_text(json.dumps(content, default=DATETIME_HANDLER))
+        # MongoDB takes nothing but UTF-8, and names of files may be anything.
+        part.write_bytes(json.dumps(content, default=DATETIME_HANDLER, ensure_ascii=False)
+                         .encode(errors="replace"))
         part.replace(path)
     except OSError as error:
         log.warning("can't write %s: %s", path, error)
@@ -161,7 +163,7 @@ def keep_spool(folder: Path) -> None:
 def read_spool(folder: Path, launch_id: int, database: str) -> dict[str, Any] | None:
     """Return what was spooled for this launch, None when there is nothing whole."""
     try:
-        content = json.loads((folder / SPOOL_FILE).read_text())
+        content = json.loads((folder / SPOOL_FILE).read_bytes())
     except (OSError, ValueError):
         return None
     fits = (isinstance(content, dict) and content.get("launch_id") == launch_id

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bson.errors import BSONError
 from fireworks.core.launchpad import LockedWorkflowError
-from pymongo.errors import ConnectionFailure, PyMongoError
+from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
 
 from orionflow.errors import database_reason
 from orionflow.launchers import cancel
 from orionflow.launchers.jobs import ClaimedJob, Result, failed_action
+from orionflow.launchers.pad.commit import LostLockError
 from orionflow.launchers.pad.errors import LaunchRefusedError
 from orionflow.launchers.pad.settle import Outcome
 from orionflow.launchers.raw_action import read_action
@@ -33,6 +35,8 @@ _GROUP = 100
 _COMPANY, _ENOUGH = 0.05, 24
 # A workflow that stays locked so often is left to `recover`; the result is stored by then.
 _LOCKED_TIMES = 5
+# What MongoDB answers to documents it never takes: BadValue, Overflow (nested too deeply).
+_BAD_DOCUMENT = frozenset({2, 15})
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,15 @@ class Verdict:
     state: str
     reason: str
     trace: str = ""
+
+
+def is_document_error(error: Exception) -> bool:
+    """Return whether a document is at fault that MongoDB takes at no time."""
+    if isinstance(error, BulkWriteError):
+        return any(e.get("code") in _BAD_DOCUMENT for e in error.details.get("writeErrors", ()))
+    if isinstance(error, OperationFailure):
+        return error.code in _BAD_DOCUMENT
+    return isinstance(error, (BSONError, UnicodeError, OverflowError))
 
 
 class Desk:
@@ -68,6 +81,7 @@ class Desk:
         self._not_before = self._first = 0.0
         self._locked: dict[int, int] = {}
         self._kept: set[int] = set()
+        self._replaced: set[int] = set()
 
     def add(self, result: Result) -> None:
         """Take a result."""
@@ -109,7 +123,7 @@ class Desk:
                 if not (written := self._complete(ends)):
                     break  # their workflows are locked
                 verdicts += written
-        except ConnectionFailure as error:
+        except PyMongoError as error:
             self._away(error)
         else:
             self._back()
@@ -130,6 +144,11 @@ class Desk:
                 state = "READY"
         except LockedWorkflowError as error:
             return self._still_locked(result, error)
+        except LostLockError:  # we slept; the next attempt takes it anew
+            return []
+        except ValueError as error:  # its workflow was deleted while it ran
+            self.pending.remove(result)
+            return [Verdict(job, "refused", str(error))]
         self.pending.remove(result)
         self._forget_spool(job)
         return [Verdict(job, state if done else "refused", result.reason)]
@@ -143,11 +162,29 @@ class Desk:
                 job.checkpoint = None
             outcomes.append(Outcome(job.launch_id, result.state, self._action(result)))
             by_launch[job.launch_id] = result
-        settled = self.pad.complete_launches(outcomes)
+        try:
+            settled = self.pad.complete_launches(outcomes)
+        except Exception as error:
+            if not is_document_error(error):
+                raise
+            return self._not_taken(results, error)
         verdicts = [self._verdict(by_launch[i]) for i in settled.done]
         for launch_id, error in settled.errors.items():
             verdicts += self._refused(by_launch[launch_id], error)
         return verdicts
+
+    def _not_taken(self, results: Sequence[Result], error: Exception) -> list[Verdict]:
+        """Find out whose result MongoDB never takes, and store that instead."""
+        if len(results) > 1:
+            return [v for result in results for v in self._complete([result])]
+        (result,) = results
+        if result.job.launch_id in self._replaced:
+            self.pending.remove(result)
+            return [Verdict(result.job, "refused", str(error))]
+        self._replaced.add(result.job.launch_id)
+        result.state, result.reason = "FIZZLED", f"its result can't be stored: {error}"[:1000]
+        result.action = failed_action("its result can't be stored", result.reason)
+        return []
 
     def _action(self, result: Result) -> Any:
         try:

@@ -44,7 +44,10 @@ class Channel:
         bson.errors.InvalidDocument
             It holds what MongoDB can't store.
         """
-        data = bson.encode(message)
+        try:
+            data = bson.encode(message)
+        except UnicodeEncodeError:  # names of files that are not UTF-8, in an error's message
+            data = bson.encode(_valid(message))
         self.sock.sendall(_HEAD.pack(len(data)) + data)
 
     def receive(self) -> Message | None:
@@ -83,6 +86,15 @@ class Channel:
         data = bytes(self._buffer[_HEAD.size:end])
         del self._buffer[:end]
         return bson.decode(data, _CODEC)
+
+
+def _valid(value: Any) -> Any:
+    """Return a copy whose text is UTF-8."""
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, dict):
+        return {_valid(k): _valid(v) for k, v in value.items()}
+    return [_valid(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

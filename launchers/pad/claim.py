@@ -373,8 +373,12 @@ class Claimer:
             by_id = {i: d for i, d in by_id.items() if i in mine}
         claims = []
         for launch_id, doc in by_id.items():
+            try:
+                trackers = [Tracker.from_dict(t) for t in doc["spec"].get("_trackers", [])]
+            except Exception:  # noqa: BLE001  a user's spec: it must not stop others
+                self._undecodable(doc["fw_id"])
+                continue
             folder = launch_dir if isinstance(launch_dir, str) else launch_dir(doc)
-            trackers = [Tracker.from_dict(t) for t in doc["spec"].get("_trackers", [])]
             launch = Launch("RUNNING", folder, fworker, host, ip, trackers=trackers,
                             launch_id=launch_id, fw_id=doc["fw_id"])
             claims.append(Claim(doc["fw_id"], launch.to_db_dict(), spec=doc["spec"],

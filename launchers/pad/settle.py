@@ -203,6 +203,8 @@ class Settler:
         while pending:
             try:
                 docs = self.pad.locks.acquire_some(pending)
+            except LostLockError:
+                continue  # we slept while we took over another's lock
             except (LockedWorkflowError, ValueError) as error:
                 for outcome in pending.values():
                     result.errors[outcome.launch_id] = error
