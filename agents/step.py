@@ -296,7 +296,9 @@ class Step:
                 new = [self._write_down(view, p) for p in found]
             except BehindError:
                 continue
-            except PolicyError:
+            except PolicyError as error:
+                if not view.open:  # nothing will give anything back: it would be refused for ever
+                    return self._end(view, CampaignState.COMPLETED, f"budget: {error.message}")
                 new = []
             self._submit_open(view)
             if not any(new):
@@ -326,7 +328,7 @@ class Step:
         if text is None:
             raise InputError(f"candidate {candidate.seq} of {self.name!r} has no flow",
                              hint="was the ledger edited? orionflow campaign ledger "
-                             f"{self.name} --verify")
+                             f"verify {self.name}")
         # Only from the row, so that every try submits the same workflow.
         done = submit(load(text), project=self.project, key=self.key(candidate.seq),
                       campaign=self.name, owner=campaign.owner,

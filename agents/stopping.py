@@ -22,7 +22,10 @@ def decide(view: View, now: datetime) -> Verdict | None:
     """
     if found := _target(view) or _failures(view) or _no_improvement(view):
         return found
-    if view.open:
+    waiting = [c for c in view.open if view.needs_approval(c)]
+    end = end_of(view.campaign.budget.until)
+    # After the end of its time a campaign waits for what runs, and not for a person's consent.
+    if view.open and (len(waiting) < len(view.open) or end is None or now < end):
         return None
     if reason := exhausted(view, now):
         return CampaignState.COMPLETED, reason

@@ -41,6 +41,16 @@ def view(*results, open_=0):
     return found
 
 
+def test_after_its_date_a_campaign_waits_for_work_and_not_for_consent():
+    over = datetime(2030, 6, 2, tzinfo=UTC)
+    found = view([1.0, 1.0], open_=1)
+    assert decide(found, over) is None
+    found.campaign = found.campaign.model_copy(update={"approval_above": 0.05})
+    found.candidates[2].state = CandidateState.PROPOSED
+    assert decide(found, NOW) is None
+    assert decide(found, over)[1].startswith("until")
+
+
 def test_front_holds_what_nothing_betters_in_all():
     found = view([1.0, 5.0], [2.0, 7.0], [2.0, 6.0], [3.0, 7.0])
     assert front(found.campaign, [c.values for c in found.done()]) == [0, 1]
