@@ -123,7 +123,9 @@ def simulate(campaign: Campaign, table: Sequence[Known], *, seeds: int = 10,
         raise InputError(f"{len(table)} known results are too few to judge a search by",
                          hint=f"give at least {_LEAST}")
     known = {hash_point(k.point): k.values for k in table}
+    # A date is no rule of a game that takes seconds: it may be over long since.
     pool = campaign.model_copy(update={
+        "budget": campaign.budget.model_copy(update={"until": None}),
         "space": campaign.space.model_copy(update={"pool": tuple(k.point for k in table)})})
     good, goal = _goal(campaign, table)
     limit = min(campaign.budget.evaluations, len(table))
@@ -191,6 +193,9 @@ def read_table(path: Path, campaign: Campaign) -> list[Known]:
         except ValueError as error:
             raise InputError(f"{path}, line {number}: {error}",
                              hint="objectives must be numbers") from error
+        if not np.isfinite(values).all():
+            raise InputError(f"{path}, line {number}: an objective is not a finite number",
+                             hint="leave out candidates without a result")
         x_hash = hash_point(point)
         if x_hash in seen:
             raise InputError(f"{path}, line {number}: the same candidate as line {seen[x_hash]}",

@@ -1,6 +1,7 @@
 """Campaigns played on known results: a table computed with LAMMPS, and what chance does."""
 
 import math
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,21 @@ def test_table_agrees_with_the_mean_mass_of_an_atom(table):
         mass = density * edge**3 / 32 / 1.66053906892
         parts = known.point["alloy"]
         assert mass == pytest.approx((63.546 * parts["Cu"] + 58.6934 * parts["Ni"]) / 32, rel=1e-4)
+
+
+def test_past_date_and_results_that_are_no_numbers(alloy, table, tmp_path):
+    over = alloy.model_copy(update={
+        "budget": alloy.budget.model_copy(update={"until": datetime(2020, 1, 1, tzinfo=UTC)})})
+    some = sorted(table, key=lambda k: not alloy.reached(k.values))[:40]
+    assert "until" not in simulate(over, some, seeds=1).ended
+    head, first, *_ = TABLE.read_text().splitlines()
+    column = head.split(",").index("density")
+    cells = first.split(",")
+    cells[column] = "nan"
+    path = tmp_path / "known.csv"
+    path.write_text(f"{head}\n{','.join(cells)}\n")
+    with pytest.raises(InputError, match="line 2: an objective is not a finite number"):
+        read_table(path, alloy)
 
 
 def test_campaign_beats_chance_on_the_same_budget(alloy, table):
