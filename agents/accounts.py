@@ -88,11 +88,11 @@ class Account(BaseModel):
         return sum(e.core_seconds for e in self.entries
                    if e.day == day and agent in {None, e.agent})
 
-    def in_flight(self, agent: str, campaign: str | None = None) -> list[Entry]:
-        """Return commits whose effect may not be visible yet."""
+    def in_flight(self, agent: str | None, campaign: str | None = None) -> list[Entry]:
+        """Return commits of one agent or all whose effect may not be visible yet."""
         since = datetime.now(UTC) - _IN_FLIGHT
-        return [e for e in self.entries if e.running and e.agent == agent and e.at > since
-                and campaign in {None, e.campaign}]
+        return [e for e in self.entries if e.running and agent in {None, e.agent}
+                and e.at > since and campaign in {None, e.campaign}]
 
 
 class Accounts:

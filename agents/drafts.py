@@ -197,7 +197,11 @@ class PlanCampaign(StrictModel):
             self._check_varied(entry, policy)
         recipe = get_recipe(self.recipe)
         recipe.check({**fixed, **{v.parameter: self._example(v.variable) for v in self.varied}})
-        each = most_jobs(self.recipe, fixed) * resources.cores * resources.walltime / 3600
+        # A variable may decide how many jobs there are: the most it can ask for is set aside.
+        highest = {v.parameter: found.high for v in self.varied if not isinstance(
+            found := self._find(v.variable), DraftCategorical)}
+        jobs = most_jobs(self.recipe, {**fixed, **highest})
+        each = jobs * resources.cores * resources.walltime / 3600
         return Campaign.from_data({
             "name": self.name, "owner": owner_of(agent), "description": self.description,
             "objectives": [o.model_dump(exclude_none=True) for o in self.objectives],

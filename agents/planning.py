@@ -175,7 +175,8 @@ def limits(backend: Backend, agent: str, plan: Plan | Proposal, policy: AgentPol
                               allowed=policy.open_fireworks,
                               hint=f"at most {policy.open_fireworks} at once; wait for some to end")
     if plan.kind == "candidates" and plan.campaign is not None:
-        waiting = sum(e.core_seconds for e in account.in_flight(agent, plan.campaign))
+        # The share is of all agents together.
+        waiting = sum(e.core_seconds for e in account.in_flight(None, plan.campaign))
         check_share(backend.ledger.view(plan.campaign), agent, plan.core_seconds, policy, waiting)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from orionflow.agents.accounts import today
 from orionflow.agents.answers import clean, clean_text, offset_of, paged, without_folders
+from orionflow.agents.backend import OPEN_STATES
 from orionflow.agents.campaign_document import CampaignState
 from orionflow.agents.policy import owner_of
 from orionflow.agents.status import status_of
@@ -370,7 +371,7 @@ def job_status(backend: Backend, agent: str, request: requests.JobQuery) -> Answ
     if set(states) == {"COMPLETED"}:
         steps.append("provenance, or list_results, with a `result` of these jobs")
     listed = ", ".join(f"{n} {s}" for s, n in sorted(states.items()))
-    ended = not set(states) & {"READY", "WAITING", "RESERVED", "RUNNING"}
+    ended = not set(states) & set(OPEN_STATES)
     return paged({"summary": f"{len(workflow['nodes'])} job(s): {listed}", "next": steps,
                   "workflow": clean_text(workflow.get("name") or ""), "states": states,
                   "ended": ended}, rows, cursor_of=lambda r: str(r["fw_id"]), limit=100)

@@ -117,6 +117,9 @@ class PointValue(StrictModel):
     def _one_of_them(self) -> Self:
         if (self.value is None) == (self.amounts is None):
             raise ValueError("give either value or amounts")
+        parts = [a.part for a in self.amounts or ()]
+        if len(set(parts)) != len(parts):
+            raise ValueError("amounts: a part is given twice")
         return self
 
     def plain(self) -> float | int | str | dict[str, float]:
@@ -130,6 +133,13 @@ class Candidate(StrictModel):
     """A point of the search space: a value for each variable."""
 
     values: tuple[PointValue, ...] = Field(min_length=1, max_length=20)
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        names = [v.name for v in self.values]
+        if len(set(names)) != len(names):
+            raise ValueError("values: a variable is given twice")
+        return self
 
     def plain(self) -> dict[str, float | int | str | dict[str, float]]:
         """Return the point as a search space takes it."""

@@ -31,6 +31,8 @@ _SECOND_LENGTH = ("hcp", "wurtzite")
 _READER_ERRORS = (ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError,
                   ArithmeticError, OSError, RuntimeError)
 _DECIMALS = 6
+_MOST_ATOMS = 1_000_000
+_LONGEST = 1e5
 _CUBIC_SITES = {"sc": 1, "fcc": 4, "bcc": 2, "diamond": 8}
 
 
@@ -88,7 +90,8 @@ def check_structure(structure: Structure, name: str = "the structure") -> Struct
     ------
     InputError
         No atoms, partial occupation, unknown element, a number that is not finite, a lattice
-        without volume, or atoms (or their periodic images) closer than 0.5 Å.
+        without volume or longer than 10⁵ Å, or atoms (or their periodic images) closer than
+        0.5 Å.
     """
     if len(structure) == 0:
         raise InputError(f"{name} has no atoms", hint="add sites, or correct the file")
@@ -110,6 +113,9 @@ def check_structure(structure: Structure, name: str = "the structure") -> Struct
     if structure.volume < MIN_DISTANCE**3 or min(structure.lattice.abc) < MIN_DISTANCE:
         raise InputError(f"{name}: the lattice has almost no volume ({structure.volume:.3g} Å³)",
                          hint="lengths are in Å; the three lattice vectors must not be coplanar")
+    if max(structure.lattice.abc) > _LONGEST:
+        raise InputError(f"{name}: the lattice is {max(structure.lattice.abc):.3g} Å long",
+                         hint=f"lengths are in Å, and at most {_LONGEST:g}")
     _check_distances(structure, name)
     return structure
 
@@ -344,6 +350,12 @@ def _random_alloy(source: str, formula: str, prototype: str, rest: list[str]) ->
 
 
 def _check_formula(formula: str, source: str) -> None:
+    # Before anything makes so many atoms: one word must not take all the memory there is.
+    counts = [count for _, count in re.findall(r"([A-Z][a-z]?)(\d*)", formula)]
+    if any(len(c) > len(str(_MOST_ATOMS)) for c in counts) \
+            or sum(int(c or 1) for c in counts) > _MOST_ATOMS:
+        raise InputError(f"structure {source!r}: more than {_MOST_ATOMS} atoms",
+                         hint="write larger cells into a file, and name that")
     symbols = re.findall(r"[A-Z][a-z]?", formula)
     wrong = [s for s in symbols if not Element.is_valid_symbol(s)]
     if wrong or "".join(symbols) != re.sub(r"\d", "", formula) or not symbols:

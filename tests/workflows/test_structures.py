@@ -240,6 +240,9 @@ def test_random_alloy_has_its_atoms_on_lattice_sites_and_differs_little_between_
     ("Cu2Ni2 fcc 3.57 random x", "invalid literal"),
     ("Cu2Ni2 fcc 3.57 random -1", "no random alloy"),
     ("Cu2Xx2 fcc 3.57 random", "is not an element"),
+    ("Cu900000000000 fcc 3.57 random", "more than 1000000 atoms"),
+    ("Cu900000000000 fcc 3.57", "more than 1000000 atoms"),
+    ("Cu hcp 2.5 1000000000", "Å long"),
 ])
 def test_impossible_random_alloy_is_refused(text, message):
     with pytest.raises(InputError, match=message):
