@@ -11,13 +11,19 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fireworks.core.launchpad import LockedWorkflowError
+
 from orionflow.errors import LaunchError
+from orionflow.launchers.cancel import CANCEL_FIELD, CancelRequest, settle
 from orionflow.launchers.deaths import LIKELY, Deaths, processes_of
 from orionflow.launchers.identity import ENV_KEY, LauncherIdentity
+from orionflow.launchers.jobs import failed_action
 from orionflow.launchers.launchpad import SUBMITTING
 from orionflow.launchers.pad import LaunchRefusedError
+from orionflow.launchers.raw_action import read_action
 from orionflow.launchers.scheduler import Scheduler
 from orionflow.launchers.services.processes import end_processes
+from orionflow.launchers.settling import is_document_error
 from orionflow.launchers.slurm import Fate
 from orionflow.log import get_logger
 from orionflow.settings import load_settings
@@ -43,8 +49,8 @@ class Step:
     Attributes
     ----------
     what
-        ``settled``, ``put back``, ``gave up``, ``unreserved``, ``refreshed``, ``unlocked``,
-        ``finished``, ``removed``, ``killed``.
+        ``settled``, ``cancelled``, ``put back``, ``gave up``, ``unreserved``, ``refreshed``,
+        ``unlocked``, ``finished``, ``removed``, ``killed``.
     """
 
     what: str
@@ -192,7 +198,11 @@ class _Recovery:
                 continue
             if owner is not None and owner.alive_here() is False and not self.dry_run:
                 yield from self._orphan_processes(owner, fw["fw_id"])
-            yield from self._settle_launch(launch, f"its launcher is dead ({dead})", counts="lost")
+            try:
+                yield from self._settle_launch(launch, f"its launcher is dead ({dead})",
+                                               counts="lost")
+            except LockedWorkflowError as error:  # whoever comes next finds it again
+                log.warning("firework %d: %s", fw["fw_id"], error)
 
     def _settle_launch(self, launch: dict[str, Any], why: str, *,
                        counts: Count) -> Iterator[Step]:
@@ -203,12 +213,16 @@ class _Recovery:
         fw_id, launch_id, folder = launch["fw_id"], launch["launch_id"], launch["launch_dir"]
         if spool := read_spool(Path(folder), launch_id, self.pad.name):
             if not self.dry_run:
-                action = FWAction.from_dict(spool["action"]) if spool["action"] else None
                 try:
-                    self.pad.complete_launch(launch_id, action, spool["state"])
+                    self._store(launch_id, spool)
                 except LaunchRefusedError:
                     return  # another recovery was faster
             yield Step("settled", [fw_id], f"{why}; its result lay in {folder}")
+            return
+        if CANCEL_FIELD in launch:
+            request = CancelRequest.from_dict(launch[CANCEL_FIELD])
+            if self.dry_run or settle(self.pad, fw_id, launch_id, request, folder):
+                yield Step("cancelled", [fw_id], f"{why}; {request.describe()}")
             return
         if self.dry_run:
             yield Step("put back", [fw_id], why)
@@ -222,8 +236,25 @@ class _Recovery:
             message = f"lost {self.max_reruns + 1} times, last because {why}"
             self.pad.complete_launch(launch_id, FWAction(
                 stored_data={"_message": message, "_exception": {
-                    "_stacktrace": message, "_details": None}}, exit=True), "FIZZLED")
+                    "_stacktrace": message,
+                    # The job did nothing wrong: who asks may give it another try.
+                    "_details": {"message": message, "transient": True}}}, exit=True), "FIZZLED")
             yield Step("gave up", [fw_id], message)
+
+    def _store(self, launch_id: int, spool: dict[str, Any]) -> None:
+        """Store a result that lay in a folder, or that it can't be stored."""
+        try:
+            self.pad.complete_launch(launch_id, read_action(spool["action"]), spool["state"])
+        except Exception as error:
+            # RuntimeError: the action can't be applied.
+            if not (is_document_error(error) or isinstance(
+                    error, (KeyError, TypeError, RuntimeError))):
+                raise
+            message = f"its result can't be stored: {error}"[:1000]
+            log.warning("launch %d: %s", launch_id, message)
+            self.pad.complete_launch(
+                launch_id, read_action(failed_action("its result can't be stored", message)),
+                "FIZZLED")
 
     def _orphan_processes(self, owner: LauncherIdentity, fw_id: int) -> Iterator[Step]:
         """End what a dead launcher of this host left running."""
