@@ -98,16 +98,19 @@ class Pulse(threading.Thread):
         self.news: queue.SimpleQueue[tuple[int, Stop]] = queue.SimpleQueue()
         self._over = threading.Event()
         self.silent = False
+        self._untracked: set[int] = set()
 
     def run(self) -> None:
         """Beat."""
         beaten = float("-inf")
         while not self._over.is_set():
-            vital = self.vital
-            self._look_at_memory(vital)
-            if time.monotonic() - beaten >= BEAT:
-                beaten = time.monotonic()
-                self.beat()
+            try:
+                self._look_at_memory(self.vital)
+                if time.monotonic() - beaten >= BEAT:
+                    beaten = time.monotonic()
+                    self.beat()
+            except Exception:  # a thread that ended would leave all jobs for dead
+                log.exception("a heartbeat failed; it goes on")
             self._over.wait(_LOOK)
 
     def end(self, document: dict[str, Any]) -> None:
@@ -124,8 +127,8 @@ class Pulse(threading.Thread):
         vital = self.vital
         try:
             lost = self.pad.ping_launches(vital.launches) if vital.launches else set()
-            for launch_id in vital.tracked - lost:
-                self.pad.ping_launch(launch_id)
+            for launch_id in vital.tracked - lost - self._untracked:
+                self._track(launch_id)
             requests = cancel.requested(self.pad, vital.launches)
             self._write(vital.document())
         except PyMongoError as error:
@@ -138,6 +141,15 @@ class Pulse(threading.Thread):
             self._tell(launch_id, Stop("lost", "its launch was given to another launcher"))
         for launch_id, request in requests.items():
             self._tell(launch_id, Stop("cancel", request.describe(), request))
+
+    def _track(self, launch_id: int) -> None:
+        try:
+            self.pad.ping_launch(launch_id)
+        except PyMongoError:
+            raise
+        except Exception as error:  # noqa: BLE001  a job's files may hold, and be, anything
+            self._untracked.add(launch_id)
+            log.warning("launch %d: the files it tracks can't be stored: %s", launch_id, error)
 
     def _look_at_memory(self, vital: Vital) -> None:
         for job in vital.watched:

@@ -13,9 +13,11 @@ from fireworks.core.fworker import FWorker
 from jobflow import Flow
 from jobflow.managers.fireworks import flow_to_workflow
 
+from orionflow.launchers.cancel import CancelRequest, ask
 from orionflow.launchers.identity import LauncherIdentity
 from orionflow.launchers.launchpad import open_launchpad
 from orionflow.launchers.recovery import recover
+from orionflow.launchers.rocket import write_spool
 from orionflow.launchers.services.processes import ProcessIdentity
 
 sys.path.append(str(Path(__file__).parents[1] / "fakes"))
@@ -176,3 +178,24 @@ def test_two_recoveries_put_a_job_back_once(project, pad, stock):
     assert pad.put_back(1, launch_id, "first")
     assert not pad.put_back(1, launch_id, "second")
     assert pad.fireworks.find_one({"fw_id": 1})["archived_launches"] == [launch_id]
+
+
+def test_a_job_that_was_to_be_cancelled_does_not_run_again(project, pad, stock):
+    """Its launcher died before it read the request."""
+    worker = FWorker(env={"orionflow": dead_launcher().to_dict()})
+    _, launch_id = stock.checkout_fw(worker, str(project))
+    ask(pad, [launch_id], CancelRequest.now("ann", "wrong cell"))
+    (step,) = recover(project, pad)
+    assert (step.what, step.fw_ids) == ("cancelled", [1])
+    assert "ann" in step.why
+    assert pad.fireworks.find_one({"fw_id": 1})["state"] == "DEFUSED"
+
+
+def test_a_result_that_can_not_be_stored_stops_no_recovery(project, pad, stock):
+    worker = FWorker(env={"orionflow": dead_launcher().to_dict()})
+    _, launch_id = stock.checkout_fw(worker, str(project))
+    write_spool(project, {"stored_data": {"n": 2**70}, "exit": False}, launch_id=launch_id,
+                fw_id=1, state="COMPLETED", database=pad.name)
+    recover(project, pad)
+    assert pad.fireworks.find_one({"fw_id": 1})["state"] == "FIZZLED"
+    assert not recover(project, pad)
