@@ -270,6 +270,11 @@ class WorkerPool:
             for worker in self.workers:
                 if worker.number == message["number"]:
                     worker.pid = message["pid"]
+        elif message["kind"] == "not forked":
+            log.warning("no process for a job: %s", message["why"])
+            for worker in list(self.workers):
+                if worker.number == message["number"]:
+                    return self._bury(worker, None)
         elif message["kind"] == "exited":
             for worker in self.workers:
                 if worker.pid == message["pid"]:

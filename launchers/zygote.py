@@ -88,9 +88,13 @@ class Zygote:
             return False
         task = json.loads(data)
         if task["kind"] == "fork":
-            pid = self._fork(fds[0], task["setup"], own)
+            try:
+                pid = self._fork(fds[0], task["setup"], own)
+            except OSError as error:  # no memory, or too many processes: those that run go on
+                self._send({"kind": "not forked", "number": task["number"], "why": str(error)})
+            else:
+                self._send({"kind": "forked", "number": task["number"], "pid": pid})
             os.close(fds[0])
-            self._send({"kind": "forked", "number": task["number"], "pid": pid})
         elif task["kind"] == "preload":
             preload(task["modules"])
         elif task["pid"] in self.workers:
