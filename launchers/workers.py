@@ -265,7 +265,9 @@ class WorkerPool:
             data = b""
         if not data:
             return self._zygote_died()
-        message = json.loads(data)
+        return self._told_by_zygote(json.loads(data))
+
+    def _told_by_zygote(self, message: Message) -> list[Event]:
         if message["kind"] == "forked":
             for worker in self.workers:
                 if worker.number == message["number"]:

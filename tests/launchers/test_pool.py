@@ -57,3 +57,5 @@ def test_job_for_which_no_process_can_be_forked_is_reported_dead(monkeypatch):
         found = pool.events(1.0)
     assert found == [Died(7, None)]
     assert not pool.workers
+    pool._control.close()
+    theirs.close()
