@@ -106,9 +106,7 @@ class Crew:
             self._hear()
             self._drive_stops()
             self._start_waiting()
-            if not self.waiting or self.desk.presses:
-                for verdict in self.desk.settle():
-                    self._note(verdict)
+            self._settle()
             if self.stop is None and not self.unfit:
                 self._fill()
                 if not self._over():
@@ -119,6 +117,15 @@ class Crew:
             self._publish("unhealthy" if self.unfit else "draining")
             if not self.running and not self.waiting and not self.desk.pending:
                 return
+
+    def _settle(self) -> None:
+        """Write how jobs ended."""
+        if self.suspicion.stale:
+            for held in self.suspicion.clear(success=False):
+                self.desk.add(held)
+        if not self.waiting or self.desk.presses:
+            for verdict in self.desk.settle():
+                self._note(verdict)
 
     def end(self) -> None:
         """Leave the last word in the launcher's document; all workers are gone."""

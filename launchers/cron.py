@@ -260,8 +260,11 @@ class _Cron:
         ours = {"$or": [{"slurm_job_id": {"$in": [job.job_id for job in mine]}},
                         {"ended": None}]}  # not all that ever were
         for doc in pad.db[LAUNCHERS].find(ours, {"_id": 0, "slurm_job_id": 1, "cores": 1, "busy": 1,
-                                               "deadline": 1, "beat": 1, "ended": 1, "gpus": 1}):
+                                               "deadline": 1, "beat": 1, "ended": 1, "gpus": 1,
+                                               "state": 1}):
             told.add(str(doc.get("slurm_job_id")))
+            if doc.get("state") in {"draining", "unhealthy"}:
+                continue  # it takes no more, though it may run one for hours
             beat = as_time(doc.get("beat"))
             free = int(doc.get("cores") or 0) - int(doc.get("busy") or 0)
             if not doc.get("ended") and beat and now - beat.timestamp() < _ALIVE and free > 0:

@@ -25,6 +25,8 @@ _DISK_MIB = 100
 _CLOCK = 60.0
 # So many different jobs that fail for the node's sake, one after another, condemn it.
 _MOST_FAILURES = 5
+# A failed job waits so long for what others show of the node, s.
+_LONGEST_HELD = 60.0
 
 
 def find_problems(machine: MachineProfile, folder: Path, pad: Any) -> list[str]:
@@ -88,13 +90,21 @@ class Suspicion:
 
     def __init__(self) -> None:
         self.held: list[Result] = []
+        self._since = 0.0
         self._seen: set[int] = set()
 
     def add(self, result: Result) -> bool:
         """Hold a failed job; returns whether there are enough of them to condemn the node."""
+        if not self.held:
+            self._since = time.monotonic()
         self.held.append(result)
         self._seen.add(result.job.fw_id)
         return len(self._seen) >= _MOST_FAILURES
+
+    @property
+    def stale(self) -> bool:
+        """Whether jobs have waited too long for a verdict: what else runs may take hours."""
+        return bool(self.held) and time.monotonic() - self._since > _LONGEST_HELD
 
     def clear(self, *, success: bool) -> list[Result]:
         """Return what was held: the node is not to blame.
