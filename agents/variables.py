@@ -27,6 +27,8 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
 Value = float | int | str | dict[str, float]
 _DIGITS = 10
 _EPS = 1e-9
+_MOST_STEPS = 1e15  # coordinates are floats
+_MOST_PARTS = 100_000
 
 
 def tidy(value: float) -> float:
@@ -67,6 +69,8 @@ class Continuous(StrictModel):
             raise ValueError("a log scale needs low > 0")
         if self.step is not None and self.step > self.high - self.low:
             raise ValueError(f"step = {self.step:g} is wider than the interval")
+        if self.step is not None and (self.high - self.low) / self.step > _MOST_STEPS:
+            raise ValueError(f"step = {self.step:g} is too fine for the interval; leave it out")
         return self
 
     @property
@@ -107,7 +111,7 @@ class Continuous(StrictModel):
         if self.size is not None:
             return [tidy(self.low + i * (self.step or 0)) for i in _bins(unit[:, 0], self.size)]
         if self.scale == "log":
-            raw = np.exp(np.log(self.low) + unit[:, 0] * np.log(self.high / self.low))
+            raw = np.exp(np.log(self.low) + unit[:, 0] * (np.log(self.high) - np.log(self.low)))
         else:
             raw = self.low + unit[:, 0] * (self.high - self.low)
         return [tidy(min(max(float(v), self.low), self.high)) for v in raw]
@@ -118,7 +122,7 @@ class Continuous(StrictModel):
         if self.size is not None:
             unit = (np.round((raw - self.low) / (self.step or 1)) + 0.5) / self.size
         elif self.scale == "log":
-            unit = np.log(raw / self.low) / np.log(self.high / self.low)
+            unit = (np.log(raw) - np.log(self.low)) / (np.log(self.high) - np.log(self.low))
         else:
             unit = (raw - self.low) / (self.high - self.low)
         return np.clip(unit, 0.0, 1.0)[:, None]
@@ -131,7 +135,8 @@ class Continuous(StrictModel):
             steps: FloatArray = _bins(unit[:, 0], self.size)[:, None] / max(self.size - 1, 1)
             return steps
         raw = np.asarray(self.from_unit(unit))
-        logs: FloatArray = (np.log(raw / self.low) / np.log(self.high / self.low))[:, None]
+        logs: FloatArray = ((np.log(raw) - np.log(self.low)) / (
+            np.log(self.high) - np.log(self.low)))[:, None]
         return logs
 
 
@@ -287,6 +292,8 @@ class Mixture(StrictModel):
             raise ValueError(f"no amounts within these bounds can add up to {self.total:g} (least "
                              f"{lows.sum():g}, most {highs.sum():g})")
         if self.step is not None:
+            if self.total / self.step > _MOST_PARTS:
+                raise ValueError(f"step = {self.step:g} is finer than total / {_MOST_PARTS}")
             for number in (self.total, *lows, *highs):
                 if abs(number / self.step - round(number / self.step)) > 1e-6:  # noqa: PLR2004  a hair
                     raise ValueError(f"{number:g} is not a multiple of step = {self.step:g}")
@@ -306,14 +313,13 @@ class Mixture(StrictModel):
         """Number of values, None for infinitely many."""
         if self.step is None:
             return None
-        lows, highs = (np.rint(b / self.step).astype(int) for b in self._bounds())
-        ways = {0: 1}  # sum so far -> number of ways to reach it
+        lows, highs = (np.rint(b / self.step).astype(int).tolist() for b in self._bounds())
+        left = round(self.total / self.step) - sum(lows)
+        ways: list[int] = [1, *[0] * left]  # at n: ways to give away n steps above the lowest amounts
         for low, high in zip(lows, highs, strict=True):
-            longer: dict[int, int] = {}
-            for part, count in itertools.product(ways, range(low, high + 1)):
-                longer[part + count] = longer.get(part + count, 0) + ways[part]
-            ways = longer
-        return ways.get(round(self.total / self.step), 0)
+            sums = [0, *itertools.accumulate(ways)]
+            ways = [sums[n + 1] - sums[max(n - (high - low), 0)] for n in range(left + 1)]
+        return ways[left]
 
     def check(self, value: Any) -> dict[str, float]:
         """Return the amounts as stored; InputError when the sum or a bound is broken."""

@@ -153,6 +153,9 @@ def test_missing_value_is_named(space):
     (f"variables: [{N}]\npool: [{{n: 9}}]", "pool.0: n = 9"),
     (f"variables: [{N}]\nvariables: []", "given twice"),
     ("variables: [", "not YAML"),
+    ("variables: [{type: mixture, name: m, parts: {a: [0, 1], b: [0, 1]}, step: 1.0e-9}]",
+     "finer than total"),
+    ("variables: [{type: continuous, name: x, low: 0, high: 1, step: 1.0e-20}]", "too fine"),
 ])
 def test_wrong_space_is_refused_with_its_place(text, message):
     with pytest.raises(InputError, match=message):
