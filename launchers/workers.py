@@ -14,7 +14,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orionflow.errors import ConfigError, LaunchError, StoreError
+from orionflow.launchers.deaths import processes_of
+from orionflow.launchers.identity import LauncherIdentity
 from orionflow.launchers.process_tree import descendants
+from orionflow.launchers.services.processes import end_processes
 from orionflow.launchers.wire import Channel, Message, pair
 from orionflow.log import get_logger
 
@@ -307,6 +310,10 @@ class WorkerPool:
             self._poll.unregister(self._control)
             self._control.close()
         self._zygote.wait()
+        try:  # before their jobs are put back, and run again in the same folders
+            end_processes(processes_of(LauncherIdentity.of_this_process()), patience=5.0)
+        except LaunchError as error:
+            log.warning("%s", error)
         found: list[Event] = []
         for worker in list(self.workers):
             found += self._last_words(worker)
