@@ -314,7 +314,7 @@ class Mixture(StrictModel):
         if self.step is None:
             return None
         lows, highs = (np.rint(b / self.step).astype(int).tolist() for b in self._bounds())
-        left = round(self.total / self.step) - sum(lows)
+        left: int = round(self.total / self.step) - sum(lows)
         ways: list[int] = [1, *[0] * left]  # at n: ways to give away n steps above the lowest amounts
         for low, high in zip(lows, highs, strict=True):
             sums = [0, *itertools.accumulate(ways)]
