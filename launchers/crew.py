@@ -35,6 +35,8 @@ log = get_logger(__name__)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 # A job that was asked to stop is asked again after so long, then killed, s.
 _ASK_AGAIN, _KILL = 10.0, 20.0
+# After its result a job's process has so long to end what it started and become free, s.
+_KILL_ENDED = 60.0
 # Cancelled ones have 15 s in all, of which the heartbeat may take five.
 _KILL_CANCELLED = 8.0
 # Short jobs are claimed ahead of their turn: for so long, s, and no more than so many.
@@ -258,7 +260,7 @@ class Crew:
             self._told(job, event.message)
         elif isinstance(event, Ended):
             if not job.ended:
-                job.ended = True
+                job.ended, job.ended_at = True, time.monotonic()
                 job.folder = event.message["folder"]
                 job.spooled = bool(event.message.get("spooled"))
                 self._judge(job, event.message)
@@ -438,6 +440,7 @@ class Crew:
         now = time.monotonic()
         for job in self.running.values():
             if job.ended or job.worker is None:
+                self._end_hanging(job, now)
                 continue
             if job.stop is None and self.stop is not None:
                 job.stop = self.stop
@@ -456,6 +459,13 @@ class Crew:
             elif waited > _ASK_AGAIN and job.times_asked == 1:
                 job.times_asked = 2
                 self.pool.stop(job.worker)
+
+    def _end_hanging(self, job: ClaimedJob, now: float) -> None:
+        """Kill a process that has given its result, and does not become free."""
+        if job.worker is not None and not job.worker.killed and (
+                job.ended_at and now - job.ended_at > _KILL_ENDED):
+            log.warning("the process of firework %d hangs after its end: it is killed", job.fw_id)
+            self.pool.kill(job.worker)
 
     def _drained(self) -> bool:
         """Whether all is settled that can be settled."""

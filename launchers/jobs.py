@@ -45,6 +45,8 @@ class ClaimedJob:
         Where it runs; None while it waits for its turn.
     checkpoint
         What FireWorks' Rocket last said, as far as MongoDB does not know it yet.
+    ended, ended_at
+        It has said how it ended, and when (monotonic); its process may still clean up.
     spooled
         Its result lies in its folder.
     asked
@@ -67,6 +69,7 @@ class ClaimedJob:
     asked: float = 0.0
     times_asked: int = 0
     ended: bool = False
+    ended_at: float = 0.0
     spooled: bool = False
     problem: str = ""
 

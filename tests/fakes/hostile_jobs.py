@@ -108,3 +108,20 @@ def affinity(seconds, folder):
     subprocess.run(["mpirun", "-np", "1", "sh", "-c", ask, "ask",
                     f"{folder}/rank_{os.getpid()}", str(seconds)], check=True)
     return sorted(os.sched_getaffinity(0))
+
+
+class _Hanging:
+    def write(self, text):
+        return len(text)
+
+    def flush(self):
+        """Wait for ever."""
+        while True:
+            time.sleep(1)
+
+
+@job
+def hang_afterwards():
+    """Return, and leave behind what its process hangs on."""
+    sys.stdout = _Hanging()
+    return 1

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from orionflow.launchers import crew
+from orionflow.launchers.launcher import Launcher, LaunchOptions
 from orionflow.launchers.launchpad import open_launchpad
 from orionflow.workflows.compile import submit
 
@@ -187,3 +189,12 @@ def test_killed_workers_and_zygote_cost_one_more_run_each(project, pad, tmp_path
     for n in (1, 2):
         assert pad.launches.count_documents({"fw_id": n, "state": "COMPLETED"}) == 1
     assert pad.launches.count_documents({"state": "RUNNING"}) == 0
+
+
+def test_a_process_that_hangs_after_its_result_is_killed_and_the_result_counts(
+        project, pad, monkeypatch):
+    monkeypatch.setattr(crew, "_KILL_ENDED", 1.0)
+    submit(hostile_jobs.hang_afterwards())
+    Launcher(project, LaunchOptions()).run()
+    assert state(pad, 1) == "COMPLETED"
+    assert pad.launches.count_documents({}) == 1
