@@ -169,8 +169,8 @@ class Desk:
                 raise
             return self._not_taken(results, error)
         verdicts = [self._verdict(by_launch[i]) for i in settled.done]
-        for launch_id, error in settled.errors.items():
-            verdicts += self._refused(by_launch[launch_id], error)
+        for launch_id, refusal in settled.errors.items():
+            verdicts += self._refused(by_launch[launch_id], refusal)
         return verdicts
 
     def _not_taken(self, results: Sequence[Result], error: Exception) -> list[Verdict]:
