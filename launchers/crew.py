@@ -13,7 +13,13 @@ from pymongo.errors import ConnectionFailure
 
 from orionflow.errors import database_reason
 from orionflow.launchers.intake import Intake
-from orionflow.launchers.jobs import ClaimedJob, Result, Stop, failed_action
+from orionflow.launchers.jobs import (
+    ClaimedJob,
+    Result,
+    Stop,
+    blame_surroundings,
+    failed_action,
+)
 from orionflow.launchers.node_health import Suspicion, find_problems
 from orionflow.launchers.packing import Running
 from orionflow.launchers.progress import last_line
@@ -342,9 +348,11 @@ class Crew:
                                        folder=job.folder, host=self.intake.host)
             action = action or failed_action(reason)
         decision = decide(info, job.spec, self.policy)
+        action = action or failed_action(info.reason)
+        if info.kind not in {FailureClass.USER, FailureClass.UNKNOWN}:
+            action = blame_surroundings(action, info.reason)
         result = (Result(job, "READY", decision.reason, spec=decision.spec)
-                  if decision.put_back else
-                  Result(job, "FIZZLED", decision.reason, action or failed_action(info.reason)))
+                  if decision.put_back else Result(job, "FIZZLED", decision.reason, action))
         if info.blames_node and stop is None:
             log.warning("firework %d failed: %s", job.fw_id, info.reason)
             if self.suspicion.add(result):

@@ -124,3 +124,16 @@ def failed_action(message: str, trace: str = "") -> dict[str, Any]:
             "exit": True, "update_spec": {}, "mod_spec": [], "additions": [], "detours": [],
             "append_wfs": [], "defuse_children": False, "defuse_workflow": False,
             "propagate": False}
+
+
+def blame_surroundings(action: dict[str, Any], reason: str) -> dict[str, Any]:
+    """Return the action of a failed job with the word that its input is not to blame.
+
+    What a job raised itself says so already, or says more.
+    """
+    stored = action.get("stored_data") or {}
+    exception = stored.get("_exception")
+    if not isinstance(exception, dict) or exception.get("_details"):
+        return action
+    told = {**exception, "_details": {"message": reason, "transient": True}}
+    return {**action, "stored_data": {**stored, "_exception": told}}

@@ -4,6 +4,7 @@ import pytest
 
 from orionflow.analysis.outcomes import _UNCONVERGED, Fate, judge, launch_seconds
 from orionflow.launchers.failures import CATALOGUE
+from orionflow.launchers.jobs import blame_surroundings, failed_action
 
 
 def fizzled(details=None, trace="", **stored):
@@ -35,6 +36,17 @@ def test_failures_without_a_name_are_told_apart():
     spec = {"_exception_details": {"_stacktrace": "ImportError: a"}}
     undecoded = judge({"fw_id": 1, "spec": spec}, {})
     assert (undecoded.kind, undecoded.launch_id) == ("hopeless", None)
+
+
+def test_a_job_its_launcher_gave_up_is_no_word_on_its_input():
+    killed = failed_action("its process was ended by SIGKILL")
+    assert judge({"fw_id": 1, "spec": {}}, {"action": killed}).kind == "hopeless"
+    told = judge({"fw_id": 1, "spec": {}}, {
+        "action": blame_surroundings(killed, "its process was ended by SIGKILL")})
+    assert told.kind == "infrastructure"
+    assert "SIGKILL" in told.message
+    own = {"stored_data": {"_exception": {"_details": {"message": "x", "transient": False}}}}
+    assert blame_surroundings(own, "y") == own
 
 
 def test_what_did_not_converge_is_in_the_catalogue_and_needs_no_second_try():
