@@ -315,7 +315,8 @@ class Mixture(StrictModel):
             return None
         lows, highs = (np.rint(b / self.step).astype(int).tolist() for b in self._bounds())
         left: int = round(self.total / self.step) - sum(lows)
-        ways: list[int] = [1, *[0] * left]  # at n: ways to give away n steps above the lowest amounts
+        # At n: ways to give away n steps above the lowest amounts.
+        ways: list[int] = [1, *[0] * left]
         for low, high in zip(lows, highs, strict=True):
             sums = [0, *itertools.accumulate(ways)]
             ways = [sums[n + 1] - sums[max(n - (high - low), 0)] for n in range(left + 1)]
