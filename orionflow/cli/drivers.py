@@ -78,11 +78,27 @@ class Local:
             self.process.wait()
 
     def keep_going(self, seen: Snapshot) -> None:
-        """Start the launcher while there is something to do for it."""
-        alive = self.process is not None and self.process.poll() is None
-        if alive or not seen.count("READY"):
+        """Start the launcher while there is something to do for it.
+
+        Raises
+        ------
+        LaunchError
+            It says that it can't run jobs here, and would say so again.
+        """
+        code = 0 if self.process is None else self.process.poll()
+        if code is None or not seen.count("READY"):
             return
+        if code == 1:
+            raise _last_error(self.log, self.project)
         command = [str(Path(sys.executable).with_name("orionflow")), "launch"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, cwd=self.project, stdin=subprocess.DEVNULL,
                                             stdout=log, stderr=log)
+
+
+def _last_error(log: Path, project: Path) -> LaunchError:
+    """Return what a launcher said last."""
+    _, _, said = log.read_text(errors="replace").rpartition("error: ")
+    message, _, hint = said.strip().partition("\n  -> ")
+    return LaunchError(message or "the launcher ended with an error; it says no more",
+                       hint=hint or f"cd {shlex.quote(str(project))}; orionflow doctor")

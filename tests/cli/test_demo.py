@@ -97,7 +97,7 @@ def _processes() -> list[_Process]:
 
 @pytest.mark.needs_mongod
 @pytest.mark.needs_code("pw.x", "lmp")
-def test_demo_whose_jobs_fail_ends_with_one_and_names_them(tmp_path: Path) -> None:
+def test_demo_on_a_node_without_the_codes_ends_and_names_them(tmp_path: Path) -> None:
     project = tmp_path / "demo"
     init_project(project)
     (project / "machines").mkdir()
@@ -105,9 +105,9 @@ def test_demo_whose_jobs_fail_ends_with_one_and_names_them(tmp_path: Path) -> No
         "executables: {pw.x: /nowhere/pw.x, lmp: /nowhere/lmp}\n")
     done = run(project, "--no-slurm", "--stop")
     assert done.returncode == 1
-    assert "jobs did not complete" in done.stderr
+    assert "this node can't run jobs: " in done.stderr
     assert "executable 'lmp' (/nowhere/lmp) not found" in done.stderr
-    assert "orionflow show --campaign demo" in done.stderr
+    assert "services stopped; all results are kept" in done.stderr
     assert "Traceback" not in done.stderr
 
 
