@@ -142,9 +142,21 @@ class LammpsRun:
     def complete(self, attempt: Attempt) -> bool:
         """Whether LAMMPS ended by itself and without an error."""
         found = self.output(attempt)
-        quits = next(self.quits(), None) is not None
         return attempt.returncode == 0 and not found.errors and (
-            found.ended or (quits and bool(found.runs)))
+            found.ended or self._ended_by_quit(attempt, found))
+
+    def _ended_by_quit(self, attempt: Attempt, found: LammpsOutput) -> bool:
+        """Whether a `quit` may have ended it: LAMMPS prints no last line then.
+
+        Its last run must be printed to its end, or the output is only cut short.
+        """
+        if next(self.quits(), None) is None or not found.runs:
+            return False
+        last = found.runs[-1]
+        whole = last.dangerous is not None or last.steps == 0 or any(
+            "post" in c.args for c in self.script.all("run"))
+        return (whole and all(r.steps is not None for r in found.runs)
+                and (not attempt.stdout or attempt.stdout.endswith("\n")))
 
 
 def first_step(text: str) -> int | None:
