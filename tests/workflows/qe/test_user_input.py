@@ -214,13 +214,15 @@ def test_energy_of_an_scf_stays_when_a_later_step_overwrites_its_xml(folder, tmp
 @pytest.mark.needs_code("pw.x", "mpirun")
 def test_hopeless_input_is_an_error_with_its_name(folder, tmp_path, monkeypatch):
     path = write(folder, pseudo=PSEUDO.parent)
-    path.write_text(path.read_text().replace("ecutwfc = 12.0", "ecutwfc = 12.0, nspin = 2"))
+    # Only what pw.x prints shows that it does not know a part of this name.
+    text = path.read_text().replace("ecutwfc = 12.0", "ecutwfc = 12.0, input_dft = 'pbee'")
+    path.write_text(text)
     job = make("qe.input", path)
     with pytest.raises(CodeError) as caught:
         run(job, tmp_path / "run", monkeypatch)
-    assert caught.value.failure_id == "QE_SPIN_SETUP"
+    assert caught.value.failure_id == "QE_FUNCTIONAL_WRONG"
     assert not caught.value.transient
-    assert read_state(tmp_path / "run").failure.failure_id == "QE_SPIN_SETUP"
+    assert read_state(tmp_path / "run").failure.failure_id == "QE_FUNCTIONAL_WRONG"
 
 
 @pytest.mark.needs_mongod
