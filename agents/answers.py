@@ -21,6 +21,7 @@ _TEXT = 240
 _ITEMS = 40
 _DEPTH = 5
 _LARGEST = 2**63
+_LONGEST_CURSOR = 12
 _FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/'\",;]+/)+")
 
 
@@ -123,7 +124,7 @@ def offset_of(cursor: str | None) -> int:
     """
     if cursor is None:
         return 0
-    if not cursor.isdecimal() or len(cursor) > 12:  # noqa: PLR2004  more than any row
+    if not cursor.isdecimal() or len(cursor) > _LONGEST_CURSOR:
         raise InputError(f"cursor {clean_text(cursor, 40)!r} was not given by an answer",
                          hint="leave it out to begin at the start")
     return int(cursor)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -179,7 +180,7 @@ def flat_names(view: View) -> list[str]:
 
 def _cell(value: Any) -> str:
     if isinstance(value, (int, float)):
-        return f"<td class='n'>{'' if value != value else format(value, '.6g')}</td>"  # noqa: PLR0124  NaN
+        return f"<td class='n'>{'' if math.isnan(value) else format(value, '.6g')}</td>"
     return f"<td>{_text(value or '')}</td>"
 
 

@@ -22,6 +22,7 @@ COLLECTION = "agent_tokens"
 SCOPES = ("read", "propose", "control")
 MOST_DAYS = 366
 _PREFIX = "ofa"
+_LONGEST = 200
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Tokens:
         """Return whose token this is; None when it is not valid, for whatever reason."""
         prefix, _, rest = text.partition("_")
         token_id, _, secret = rest.partition("_")
-        if prefix != _PREFIX or not secret or len(text) > 200:  # noqa: PLR2004  no token is so long
+        if prefix != _PREFIX or not secret or len(text) > _LONGEST:
             return None
         found = self._documents.find_one({"_id": token_id})
         # Compared even when there is none, so that the time taken tells nothing.

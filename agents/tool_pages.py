@@ -6,6 +6,8 @@ from typing import Any
 
 from orionflow.agents.tools import tools
 
+# A longer pattern spoils the table.
+_LONGEST_PATTERN = 70
 _BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most",
            "maxLength": "characters at most", "minItems": "items at least",
            "maxItems": "items at most"}
@@ -62,6 +64,6 @@ def _kind(part: dict[str, Any]) -> str:
         return ", ".join(f"`{v}`" for v in part.get("enum", [part.get("const")]))
     bounds = ", ".join(f"{words} {part[name]}" for name, words in _BOUNDS.items() if name in part)
     text = f"list of {_kind(part['items'])}" if "items" in part else str(part.get("type", "value"))
-    if "pattern" in part and len(part["pattern"]) < 70 and "|" not in part["pattern"]:  # noqa: PLR2004  a table
+    if "|" not in (pattern := part.get("pattern", "|")) and len(pattern) < _LONGEST_PATTERN:
         text += f" `{part['pattern']}`" if part["pattern"].isprintable() else ""
     return f"{text} ({bounds})" if bounds else text

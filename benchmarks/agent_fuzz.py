@@ -109,22 +109,24 @@ def mutate(rng: random.Random, arguments: Any) -> Any:
     kind, names = rng.randrange(6), list(changed)
     if kind == 0 or not names:
         changed[rng.choice(EXTRA)] = rng.choice([*HOSTILE_VALUES, *HOSTILE_TEXT])
-    elif kind == 1:
-        name = rng.choice(names)
-        changed[name[:-1] + "x"] = changed.pop(name)
-    elif kind == 2:  # noqa: PLR2004  one of six
-        changed[rng.choice(names)] = rng.choice(HOSTILE_VALUES)
-    elif kind == 3:  # noqa: PLR2004  one of six
-        changed[rng.choice(names)] = rng.choice(HOSTILE_TEXT)
-    elif kind == 4:  # noqa: PLR2004  one of six
-        return rng.choice([*HOSTILE_VALUES, [changed], json.dumps(changed)])
-    else:
-        name = rng.choice(names)
-        inner = changed[name]
-        if isinstance(inner, list) and inner:
-            inner[0] = mutate(rng, inner[0])
-        else:
-            changed[name] = mutate(rng, inner) if isinstance(inner, dict) else [inner]
+        return changed
+    match kind:
+        case 1:
+            name = rng.choice(names)
+            changed[name[:-1] + "x"] = changed.pop(name)
+        case 2:
+            changed[rng.choice(names)] = rng.choice(HOSTILE_VALUES)
+        case 3:
+            changed[rng.choice(names)] = rng.choice(HOSTILE_TEXT)
+        case 4:
+            return rng.choice([*HOSTILE_VALUES, [changed], json.dumps(changed)])
+        case _:
+            name = rng.choice(names)
+            inner = changed[name]
+            if isinstance(inner, list) and inner:
+                inner[0] = mutate(rng, inner[0])
+            else:
+                changed[name] = mutate(rng, inner) if isinstance(inner, dict) else [inner]
     return changed
 
 

@@ -13,38 +13,29 @@ from pymongo.errors import ConnectionFailure
 
 from orionflow.errors import database_reason
 from orionflow.launchers.intake import Intake
-from orionflow.launchers.jobs import (
-    ClaimedJob,
-    Result,
-    Stop,
-    blame_surroundings,
-    failed_action,
-)
+from orionflow.launchers.jobs import ClaimedJob, Result, Stop, failed_action
 from orionflow.launchers.node_health import Suspicion, find_problems
 from orionflow.launchers.packing import Running
 from orionflow.launchers.progress import last_line
 from orionflow.launchers.pulse import Pulse, Vital, Watched
-from orionflow.launchers.retry import FailureClass, FailureInfo, RetryPolicy, decide
+from orionflow.launchers.retry import RetryPolicy
 from orionflow.launchers.rocket import read_spool
 from orionflow.launchers.runtimes import RunTimes
 from orionflow.launchers.settling import Desk, Verdict
+from orionflow.launchers.stopping import drive_stops
 from orionflow.launchers.surroundings import job_environment
+from orionflow.launchers.verdicts import silent_end, spooled_end, told_end
 from orionflow.launchers.workers import Died, Ended, Event, Freed, Told
 from orionflow.log import get_logger
 
 if TYPE_CHECKING:
     from orionflow.launchers.cores import CoreLease
     from orionflow.launchers.launcher import Launcher, Signals
+    from orionflow.launchers.retry import FailureInfo
     from orionflow.launchers.workers import WorkerPool
 
 log = get_logger(__name__)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
-# A job that was asked to stop is asked again after so long, then killed, s.
-_ASK_AGAIN, _KILL = 10.0, 20.0
-# After its result a job's process has so long to end what it started and become free, s.
-_KILL_ENDED = 60.0
-# Cancelled ones have 15 s in all, of which the heartbeat may take five.
-_KILL_CANCELLED = 8.0
 # Short jobs are claimed ahead of their turn: for so long, s, and no more than so many.
 _AHEAD_SECONDS, _AHEAD_MOST = 0.3, 32
 _OUTAGE_PAUSE = 2.0
@@ -112,7 +103,7 @@ class Crew:
                 self._take(event)
             self.signals.drain()
             self._hear()
-            self._drive_stops()
+            drive_stops(self.pool, self.running.values(), self.stop, hurried=self.hurried)
             self._start_waiting()
             self._settle()
             if self.stop is None and not self.unfit:
@@ -301,69 +292,32 @@ class Crew:
 
     def _judge(self, job: ClaimedJob, message: dict[str, Any]) -> None:
         """Decide what becomes of a job that ended with a word of its own."""
-        if message["state"] == "COMPLETED":
-            if job.stop is not None and job.stop.kind == "lost":
-                self._conclude(Result(job, "READY", job.stop.reason))
-                return
+        if message["state"] == "COMPLETED" and not job.is_lost:
             self._short = min(self._short, 1.0) * 0.7 + 0.3 * (time.monotonic() - job.started)
-            self._conclude(Result(job, "COMPLETED", "", message["action"]))
-            return
-        told = message["failure"] or {}
-        info = FailureInfo(FailureClass(told.get("kind", "user")), told.get("reason", ""),
-                           failure_id=told.get("failure_id", ""),
-                           progressed=bool(told.get("progressed")), folder=message["folder"],
-                           host=self.intake.host)
-        self._judge_failure(job, info, message["action"], stopped=bool(told.get("stopped")))
+        self._weigh(*told_end(job, message, self.policy, self.intake.host))
 
     def _judge_death(self, job: ClaimedJob, code: int | None) -> None:
         """Decide what becomes of a job whose process ended without a word."""
         spool = read_spool(Path(job.folder), job.launch_id, self.pad.name)
         if spool is not None:
             job.spooled = True
-            state = "COMPLETED" if spool["state"] == "COMPLETED" else "FIZZLED"
-            self._conclude(Result(job, state, "", spool["action"]))  # type: ignore[arg-type]  # two of them
+            self._conclude(spooled_end(job, spool))
             return
-        if code is None:
-            info = FailureInfo.launcher_lost("the process that starts workers died",
-                                             folder=job.folder, host=self.intake.host)
-        else:
-            info = FailureInfo.from_exit(code, folder=job.folder, host=self.intake.host)
-        killed = job.stop is not None and job.worker is not None and job.worker.killed
-        self._judge_failure(job, info, failed_action(info.reason), stopped=killed)
+        self._weigh(*silent_end(job, code, self.policy, self.intake.host))
 
-    def _judge_failure(self, job: ClaimedJob, info: FailureInfo, action: dict[str, Any] | None, *,
-                       stopped: bool) -> None:
-        stop = job.stop
-        if stop is not None and stop.kind in {"cancel", "lost"}:
-            self._conclude(Result(job, "CANCELLED" if stop.kind == "cancel" else "READY",
-                                  stop.reason))
+    def _weigh(self, result: Result, info: FailureInfo | None) -> None:
+        """Hand over a result, or hold it where its failure speaks against the node."""
+        if info is None or not info.blames_node or result.job.stop is not None:
+            self._conclude(result)
             return
-        if stop is not None and stop.kind == "memory":
-            info = FailureInfo(FailureClass.MEMORY, stop.reason, folder=job.folder,
-                               host=self.intake.host)
-            action = failed_action(stop.reason)
-        elif stopped:
-            reason = stop.reason if stop is not None else "stopped by a signal"
-            info = FailureInfo.stopped(reason, time_over=stop is not None and stop.kind == "time",
-                                       folder=job.folder, host=self.intake.host)
-            action = action or failed_action(reason)
-        decision = decide(info, job.spec, self.policy)
-        action = action or failed_action(info.reason)
-        if info.kind not in {FailureClass.USER, FailureClass.UNKNOWN}:
-            action = blame_surroundings(action, info.reason)
-        result = (Result(job, "READY", decision.reason, spec=decision.spec)
-                  if decision.put_back else Result(job, "FIZZLED", decision.reason, action))
-        if info.blames_node and stop is None:
-            log.warning("firework %d failed: %s", job.fw_id, info.reason)
-            if self.suspicion.add(result):
-                self._condemn(f"{len(self.suspicion.held)} jobs failed one after another, "
-                              f"last: {info.reason}")
-            else:
-                problems = find_problems(self.launcher.machine, self.launcher.folder, self.pad)
-                if problems:
-                    self._condemn("; ".join(problems))
+        log.warning("firework %d failed: %s", result.job.fw_id, info.reason)
+        if self.suspicion.add(result):
+            self._condemn(f"{len(self.suspicion.held)} jobs failed one after another, "
+                          f"last: {info.reason}")
             return
-        self._conclude(result)
+        problems = find_problems(self.launcher.machine, self.launcher.folder, self.pad)
+        if problems:
+            self._condemn("; ".join(problems))
 
     def _conclude(self, result: Result) -> None:
         """Hand over a result; a good one clears the node of suspicion."""
@@ -442,38 +396,6 @@ class Crew:
         self.stop = stop
         self.report.ended = self.report.ended or stop.reason
         log.info("%s: %d job(s) are asked to stop", stop.reason, len(self.running))
-
-    def _drive_stops(self) -> None:
-        """Ask jobs to stop that shall, again after a while, then kill them."""
-        now = time.monotonic()
-        for job in self.running.values():
-            if job.ended or job.worker is None:
-                self._end_hanging(job, now)
-                continue
-            if job.stop is None and self.stop is not None:
-                job.stop = self.stop
-            if job.stop is None or not job.worker.pid:
-                continue
-            if not job.asked:
-                job.asked = now
-                job.times_asked = 1
-                self.pool.stop(job.worker)
-            waited = now - job.asked
-            most = _KILL_CANCELLED if job.stop.kind in {"cancel", "lost", "memory"} else _KILL
-            if waited > most or (self.hurried and waited > 1.0):
-                if not job.worker.killed:
-                    log.warning("firework %d does not stop: it is killed", job.fw_id)
-                    self.pool.kill(job.worker)
-            elif waited > _ASK_AGAIN and job.times_asked == 1:
-                job.times_asked = 2
-                self.pool.stop(job.worker)
-
-    def _end_hanging(self, job: ClaimedJob, now: float) -> None:
-        """Kill a process that has given its result, and does not become free."""
-        if job.worker is not None and not job.worker.killed and (
-                job.ended_at and now - job.ended_at > _KILL_ENDED):
-            log.warning("the process of firework %d hangs after its end: it is killed", job.fw_id)
-            self.pool.kill(job.worker)
 
     def _drained(self) -> bool:
         """Whether all is settled that can be settled."""

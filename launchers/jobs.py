@@ -79,6 +79,11 @@ class ClaimedJob:
         spec: dict[str, Any] = self.doc["spec"]
         return spec
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether its launch was given to another launcher."""
+        return self.stop is not None and self.stop.kind == "lost"
+
     def begin(self, placement: Placement, worker: WorkerProcess) -> None:
         """Note that it runs now."""
         self.placement, self.worker = placement, worker

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orionflow.launchers import crew
+from orionflow.launchers import stopping
 from orionflow.launchers.launcher import Launcher, LaunchOptions
 from orionflow.launchers.launchpad import open_launchpad
 from orionflow.workflows.compile import submit
@@ -193,7 +193,7 @@ def test_killed_workers_and_zygote_cost_one_more_run_each(project, pad, tmp_path
 
 def test_a_process_that_hangs_after_its_result_is_killed_and_the_result_counts(
         project, pad, monkeypatch):
-    monkeypatch.setattr(crew, "_KILL_ENDED", 1.0)
+    monkeypatch.setattr(stopping, "_KILL_ENDED", 1.0)
     submit(hostile_jobs.hang_afterwards())
     Launcher(project, LaunchOptions()).run()
     assert state(pad, 1) == "COMPLETED"
