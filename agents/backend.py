@@ -11,6 +11,7 @@ from orionflow.agents.campaign import Campaigns
 from orionflow.agents.plans import Plans
 from orionflow.agents.policy import AgentPolicy, load_policy, owner_of
 from orionflow.agents.tokens import Tokens
+from orionflow.agents.views import Views
 from orionflow.analysis.store import close_store, open_store
 from orionflow.launchers.launchpad import open_launchpad
 from orionflow.workflows.compile import project_of
@@ -43,6 +44,7 @@ class Backend:
         self.database = self.pad.db
         self.campaigns = Campaigns(self.project, self.pad)
         self.ledger = self.campaigns.ledger
+        self.views = Views(self.ledger)
         self.audit = Audit(self.database)
         self.accounts = Accounts(self.database)
         self.plans = Plans(self.database)

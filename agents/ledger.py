@@ -92,14 +92,24 @@ class Ledger:
         InputError
             There is none of that name.
         """
+        return view_of(self.rows_since(name))
+
+    def rows_since(self, name: str, first: int = 0) -> list[dict[str, Any]]:
+        """Return the rows of a campaign from one on, in order, without flows.
+
+        Raises
+        ------
+        InputError
+            There is none of that name.
+        """
         # Flows are large, and only a submission needs one: see `flow`.
-        rows = list(self.rows.find({"campaign": name}, {"body.flow": 0},
+        rows = list(self.rows.find({"campaign": name, "seq": {"$gte": first}}, {"body.flow": 0},
                                    sort=[("seq", ASCENDING)]))
-        if not rows:
+        if not rows and not first:
             raise InputError(f"there is no campaign {name!r}",
                              hint=suggest(name, self.names()) if self.names() else
                              "create one: orionflow campaign create")
-        return view_of(rows)
+        return rows
 
     def flow(self, name: str, candidate: int) -> str | None:
         """Return the serialised flow a candidate was proposed with, if any."""

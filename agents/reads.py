@@ -52,7 +52,7 @@ def campaigns(backend: Backend, agent: str, request: requests.ListCampaigns) -> 
     for number, name in enumerate(page, start=start + 1):
         row: Answer = {"campaign": name, "jobs": counts.get(name, {}), "at": number}
         if name in documents:
-            status = backend.campaigns.status(name)
+            status = status_of(backend.views.get(name))
             row |= {"state": status.state, "done": status.done, "open": status.open,
                     "failed": status.failed, "yours": status.owner == owner_of(agent)}
         rows.append(row)
@@ -73,7 +73,7 @@ def digest(backend: Backend, agent: str, request: requests.OfCampaign) -> Answer
         if not jobs:
             raise InputError(f"there is no campaign {name!r}", hint="list_campaigns shows them")
         return _tag_digest(backend, name, jobs)
-    view = backend.ledger.view(name)
+    view = backend.views.get(name)
     status = status_of(view)
     left = backend.policy().campaign_share
     summary = (f"{status.state}: {status.evaluations} of {status.evaluations_allowed} candidates "
@@ -126,7 +126,7 @@ def _tag_digest(backend: Backend, name: str, jobs: dict[str, int]) -> Answer:
 
 def candidates(backend: Backend, agent: str, request: requests.Candidates) -> Answer:  # noqa: ARG001  one signature for all
     """Return the candidates of a campaign with their points and values, newest first."""
-    view = backend.ledger.view(request.campaign)
+    view = backend.views.get(request.campaign)
     paths = [o.path for o in view.campaign.objectives]
     start = offset_of(request.cursor)
     rows = [{"candidate": c.seq, "point": c.point, "state": c.state.value, "source": c.source,
@@ -269,8 +269,9 @@ def budgets(backend: Backend, agent: str, request: requests.Nothing) -> Answer: 
     stopped = account.stop is not None
     own = []
     for name in backend.ledger.names():
-        status = backend.campaigns.status(name)
-        if status.owner == owner_of(agent) or name in policy.campaigns:
+        view = backend.views.get(name)
+        if view.campaign.owner == owner_of(agent) or name in policy.campaigns:
+            status = status_of(view)
             own.append({"campaign": name, "state": status.state, "core_hours": status.core_hours,
                         "spent": status.spent, "reserved": status.reserved, "left": status.left})
     return {"summary": f"{asked:.3g} core-hours asked for today (UTC {day}), {left:.3g} left; "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -230,6 +230,19 @@ def view_of(rows: Iterable[Mapping[str, Any]]) -> View:
         raise StoreError("the ledger does not begin with a campaign",
                          hint="create it: orionflow campaign create")
     return view
+
+
+def extended(view: View, rows: Iterable[Mapping[str, Any]]) -> View:
+    """Return a view with the rows that came after it; the one given stays as it was."""
+    new = replace(view, candidates=dict(view.candidates))
+    for row in rows:
+        number = row["body"].get("candidate")
+        if number is not None:
+            old = new.candidates[number]
+            new.candidates[number] = replace(old, retried=list(old.retried))
+        new.head, new.changed_at = row["seq"], row.get("at", "")
+        _apply(new, row)
+    return new
 
 
 def _apply(view: View, row: Mapping[str, Any]) -> None:
