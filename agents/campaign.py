@@ -15,6 +15,7 @@ from orionflow.agents.ledger import BehindError, Ledger
 from orionflow.agents.proposers import get_proposer
 from orionflow.agents.status import CampaignStatus, status_of
 from orionflow.agents.step import AdvanceReport, Step, write_down
+from orionflow.agents.uncertainty import note, noted
 from orionflow.errors import InputError, OrionflowError, StoreError
 from orionflow.launchers.launchpad import open_launchpad
 from orionflow.workflows.compile import compile_flow, project_of
@@ -80,14 +81,15 @@ class Campaigns:
         return self.ledger.view(name)
 
     def status(self, name: str) -> CampaignStatus:
-        """Return where a campaign stands; reads the ledger alone, and changes nothing.
+        """Return where a campaign stands; only reads.
 
         Raises
         ------
         InputError
             There is none of that name.
         """
-        return status_of(self.ledger.view(name))
+        view = self.ledger.view(name)
+        return status_of(view, sigma=noted(self.pad.db, view))
 
     def statuses(self) -> list[CampaignStatus]:
         """Return the status of every campaign, by name."""
@@ -273,7 +275,9 @@ class Campaigns:
             MongoDB can't be reached.
         """
         self.ledger.prepare()
-        return Step(self.ledger, self.pad, self.project, name, who).run()
+        report = Step(self.ledger, self.pad, self.project, name, who).run()
+        note(self.pad.db, self.ledger.view(name))
+        return report
 
     def advance_all(self, who: str) -> list[AdvanceReport]:
         """Advance every campaign that runs, or has ended and still has work under way.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from orionflow.agents.records import View
     from orionflow.agents.space import Point
-    from orionflow.agents.status import CampaignStatus
+    from orionflow.agents.status import Best, CampaignStatus
 
 _FIRST = ("candidate", "state", "source")
 _LAST = ("loss", "better", "reserved_core_hours", "spent_core_hours", "tries", "proposed_at",
@@ -90,6 +90,15 @@ def words(values: Mapping[str, Any]) -> str:
     """Return a point or values in one line: ``alloy.Cu 15, pressure 100000``."""
     return ", ".join(f"{k} {v:.6g}" if isinstance(v, (int, float)) else f"{k} {v}"
                      for k, v in flat(values).items())
+
+
+def with_sigma(best: Best) -> str:
+    """Return values with their uncertainty: ``density 9.198 ± 0.003``, ``± -`` if unknown."""
+    found = []
+    for path, value in best.values.items():
+        sigma = best.sigma.get(path)
+        found.append(f"{path} {value:.6g} ± " + ("-" if sigma is None else f"{sigma:.2g}"))
+    return ", ".join(found)
 
 
 def _what(kind: str, body: Mapping[str, Any]) -> str:

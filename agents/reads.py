@@ -16,6 +16,7 @@ from orionflow.agents.backend import OPEN_STATES
 from orionflow.agents.campaign_document import CampaignState
 from orionflow.agents.policy import owner_of
 from orionflow.agents.status import status_of
+from orionflow.agents.uncertainty import MEANING, noted
 from orionflow.analysis.outcomes import judge
 from orionflow.errors import InputError
 from orionflow.launchers.failures import CATALOGUE
@@ -74,7 +75,7 @@ def digest(backend: Backend, agent: str, request: requests.OfCampaign) -> Answer
             raise InputError(f"there is no campaign {name!r}", hint="list_campaigns shows them")
         return _tag_digest(backend, name, jobs)
     view = backend.views.get(name)
-    status = status_of(view)
+    status = status_of(view, sigma=noted(backend.database, view))
     left = backend.policy().campaign_share
     summary = (f"{status.state}: {status.evaluations} of {status.evaluations_allowed} candidates "
                f"proposed, {status.done} done, {status.open} open, {status.failed} failed; "
@@ -101,6 +102,7 @@ def digest(backend: Backend, agent: str, request: requests.OfCampaign) -> Answer
     variables = [_short(v) for v in view.campaign.space.to_data()["variables"]]
     return {"campaign": name, "summary": summary, "next": steps, "jobs": jobs,
             "yours": yours, "agents_share": left, "batch_size": view.campaign.batch_size,
+            "sigma_of_best": MEANING,
             **clean({**shown, "front": shown["front"][:5], "failures": shown["failures"][:5]}),
             "variables": clean(variables, most=60, items=20)}
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orionflow.agents.frames import candidates_frame, flat, words
+from orionflow.agents.frames import candidates_frame, flat, with_sigma, words
 from orionflow.agents.proposing import one_thread
 from orionflow.agents.records import SETTLED
 from orionflow.agents.status import status_of
+from orionflow.agents.uncertainty import FEW, MEANING, best_sigma
 from orionflow.analysis.campaign_figures import plot_convergence, plot_cost, plot_parity
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
     FloatArray = NDArray[np.float64]
 
-_FEW = 6
 _MOST = 300
 _STYLE = """
 body { font: 15px/1.5 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; color: #222; }
@@ -56,7 +56,7 @@ def report_html(view: View, now: datetime | None = None) -> str:
         Date on the page; the present unless given.
     """
     now = now or datetime.now(UTC)
-    status = status_of(view, now)
+    status = status_of(view, now, sigma=best_sigma(view))
     body = [
         f"<h1>Campaign {_text(status.name)}</h1>",
         f"<p>{_text(status.description)}</p>" if status.description else "",
@@ -104,7 +104,7 @@ def left_out(view: View) -> tuple[FloatArray, FloatArray, FloatArray] | None:
         results, or without scikit-learn.
     """
     done = view.done()[-_MOST:]
-    if len(done) < _FEW:
+    if len(done) < FEW:
         return None
     try:
         from orionflow.agents.proposers import surrogate
@@ -122,7 +122,8 @@ def left_out(view: View) -> tuple[FloatArray, FloatArray, FloatArray] | None:
 def _summary(status: CampaignStatus) -> list[str]:
     rows = [("sought", "; ".join(status.objectives)), ("recipe", status.recipe)]
     if status.best is not None:
-        rows += [("best", words(status.best.point)), ("", words(status.best.values)),
+        rows += [("best", words(status.best.point)),
+                 ("", f"{with_sigma(status.best)} ({MEANING})"),
                  ("", f"candidate {status.best.candidate}, result {status.best.result}")]
     rows += [
         ("candidates", (f"{status.evaluations} of at most {status.evaluations_allowed}: "

@@ -12,6 +12,8 @@ from orionflow.agents.records import CandidateState, View, budget_seconds
 from orionflow.agents.stopping import end_of, exhausted, front
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from orionflow.agents.records import Candidate
 
 _REASONS = 8
@@ -25,6 +27,9 @@ class Best:
     ----------
     values
         Objective's path -> value.
+    sigma
+        Objective's path -> 1 standard deviation of the model at that point, in the unit of the
+        value; None where no model says anything. See `uncertainty`.
     result
         Id (uuid) of the stored result.
     """
@@ -33,6 +38,7 @@ class Best:
     point: dict[str, Any]
     values: dict[str, float]
     result: str | None
+    sigma: dict[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,8 @@ class CampaignStatus:
         return asdict(self)
 
 
-def status_of(view: View, now: datetime | None = None) -> CampaignStatus:
+def status_of(view: View, now: datetime | None = None, *,
+              sigma: Sequence[float] | None = None) -> CampaignStatus:
     """Return the status of a campaign as its ledger tells it.
 
     Parameters
@@ -103,6 +110,8 @@ def status_of(view: View, now: datetime | None = None) -> CampaignStatus:
         From `Ledger.view`.
     now
         The present unless given.
+    sigma
+        Of the best candidate's values, in the order of the objectives, if known.
     """
     campaign, now = view.campaign, now or datetime.now(UTC)
     done = view.done()
@@ -119,7 +128,7 @@ def status_of(view: View, now: datetime | None = None) -> CampaignStatus:
         reserved=view.reserved / 3600, left=view.left / 3600,
         evaluations=len(view.candidates), evaluations_allowed=campaign.budget.evaluations,
         open=len(view.open), done=len(done), failed=len(failed), awaiting_approval=waiting,
-        failures=_reasons(failed), best=_best(view, best) if best else None,
+        failures=_reasons(failed), best=_best(view, best, sigma) if best else None,
         front=[_best(view, done[i]) for i in front(campaign, [c.values or [] for c in done])]
         if pareto else [],
         next=_next(view, waiting, now), predicted_finish=_finish(view, now),
@@ -138,10 +147,12 @@ def describe_objective(objective: Any) -> str:
     return text + (f" ({objective.unit})" if objective.unit else "")
 
 
-def _best(view: View, candidate: Candidate) -> Best:
+def _best(view: View, candidate: Candidate, sigma: Sequence[float] | None = None) -> Best:
+    paths = [o.path for o in view.campaign.objectives]
+    spread: Sequence[float | None] = sigma or [None] * len(paths)
     return Best(candidate.seq, dict(candidate.point),
-                {o.path: v for o, v in zip(view.campaign.objectives, candidate.values or [],
-                                           strict=True)}, candidate.result)
+                dict(zip(paths, candidate.values or [], strict=True)), candidate.result,
+                dict(zip(paths, spread, strict=True)))
 
 
 def _reasons(failed: list[Candidate]) -> list[dict[str, Any]]:

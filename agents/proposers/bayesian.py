@@ -67,7 +67,7 @@ def _by_model(space: Space, rows: Sequence[Trial], pending: list[Point], k: int,
     count = len(rows) + len(pending)
     rng = np.random.default_rng([seed, count])
     done = [t for t in rows if t.loss is not None]
-    losses = _tamed(np.array([t.loss for t in done], dtype=float))
+    losses = tamed(np.array([t.loss for t in done], dtype=float))
     unit = space.encode([t.point for t in done])
     good = space.features(unit)
     failed = space.features(space.encode([t.point for t in rows if t.loss is None]))
@@ -174,8 +174,11 @@ def _closeness(features: FloatArray, known: FloatArray) -> FloatArray:
     return total
 
 
-def _tamed(losses: FloatArray) -> FloatArray:
-    """Pull in losses far above the rest (an unphysical cell), which would flatten all else."""
+def tamed(losses: FloatArray) -> FloatArray:
+    """Return losses, shape (n,), without what lies far above the rest and would flatten it.
+
+    An unphysical cell may have any energy; it is enough to know that it is bad.
+    """
     low, middle = np.quantile(losses, [0.0, 0.5])
     spread = middle - low
     return np.minimum(losses, middle + 6 * spread) if spread > 0 else losses

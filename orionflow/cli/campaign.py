@@ -408,7 +408,8 @@ def _show_status(found: CampaignStatus, output: OutputFormat | None, note: str =
 
 def status_rows(found: CampaignStatus) -> list[tuple[str, str]]:
     """Return the lines of a status: name and text."""
-    from orionflow.agents.frames import words
+    from orionflow.agents.frames import with_sigma, words
+    from orionflow.agents.uncertainty import MEANING
 
     rows = [
         ("state", f"{found.state}  {found.reason}".rstrip()),
@@ -419,7 +420,8 @@ def status_rows(found: CampaignStatus) -> list[tuple[str, str]]:
          f"left of {found.core_hours:g}")),
     ]
     if found.best is not None:
-        rows += [("best so far", words(found.best.values)),
+        rows += [("best so far", with_sigma(found.best)),
+                 ("", MEANING),
                  ("", f"candidate {found.best.candidate}: {words(found.best.point)}")]
     rows += [("front", f"{words(b.values)}: {words(b.point)}") for b in found.front[:5]
              if len(found.front) > 1]

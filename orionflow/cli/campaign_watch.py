@@ -70,10 +70,11 @@ class CampaignWatch:
             return
         self._printed = now
         best = f"; best {_words(status)}" if status.best else ""
+        finish = (f"; over by {status.predicted_finish}" if status.predicted_finish else "")
         console(stderr=True).print(
             f"{now - self.started:4.0f} s  {self._said or status.name + ': ' + status.state}"
             f"; {status.done}/{status.evaluations_allowed} results, {status.spent:.3g} of "
-            f"{status.core_hours:g} core-hours{best}", markup=False, soft_wrap=True)
+            f"{status.core_hours:g} core-hours{best}{finish}", markup=False, soft_wrap=True)
         self._said = ""
 
     def _view(self, status: CampaignStatus) -> RenderableType:
@@ -100,6 +101,6 @@ class CampaignWatch:
 
 
 def _words(status: CampaignStatus) -> str:
-    from orionflow.agents.frames import words
+    from orionflow.agents.frames import with_sigma
 
-    return words(status.best.values) if status.best else ""
+    return with_sigma(status.best) if status.best else ""

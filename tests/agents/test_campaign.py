@@ -53,6 +53,7 @@ def test_campaign_ends_by_its_own_rule_at_the_known_optimum(campaigns, project):
     # Mishin et al. 2001, doi:10.1103/PhysRevB.63.224106: 3.615 Å, -3.54 eV.
     assert status.best.point["a"] == pytest.approx(3.615, abs=0.02)
     assert status.best.values["output.energy_per_atom"] == pytest.approx(-3.54, abs=0.001)
+    assert 0 < status.best.sigma["output.energy_per_atom"] < 0.01
     assert 0 < status.spent < status.core_hours
     assert status.reserved == 0
     assert campaigns.ledger.verify("copper") > 12
