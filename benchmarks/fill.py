@@ -1,6 +1,6 @@
 """How much of an allocation simulates: LAMMPS and pw.x jobs of mixed sizes on the cores there are.
 
-    python benchmarks/fill.py [--quick] [--jobs 40] [--cores 2]
+    python benchmarks/fill.py [--quick] [--short] [--jobs 40] [--cores 2]
 
 Core-seconds in which pw.x and lmp ran (as the stored documents tell) over core-seconds held, from
 the first claim to the last end. Stock `rlaunch rapidfire` runs one job after another on the same
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common import print_json, show
 from rig import Rig, launch_command, moment, opened, program, rig, run
@@ -21,24 +21,32 @@ from orionflow.launchers.project import project_environment
 from orionflow.workflows.compile import compile_flow
 from orionflow.workflows.registry import get_recipe
 
-_LAMMPS = {"force_field": "Si.sw"}
-_QE = {"functional": "pz", "ecutwfc": 14, "k_spacing": 0.5}
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_LAMMPS = {"force_field": "Si.sw", "temperature": 300.0}
+# Steps of LAMMPS; cutoff, Ry, and distance of k-points, 1/A, of pw.x: below a second, or 1 to 10 s.
+_SHORT: dict[str, Sequence[Any]] = {"lammps": (2000, 6000, 12_000), "qe": ((14, 0.5),)}
+_MIXED: dict[str, Sequence[Any]] = {"lammps": (20_000, 60_000, 100_000),
+                                   "qe": ((25, 0.25), (25, 0.18), (40, 0.15))}
 
 
-def work(jobs: int, cores: int, seed: int) -> list[Any]:
-    """Return workflows of one job: short and longer, on one core and on more."""
+def work(jobs: int, cores: int, seed: int, *, short: bool) -> list[Any]:
+    """Return workflows of one job: shorter and longer, on one core and on two."""
     rng = random.Random(seed)  # noqa: S311  no secret
+    sizes = _SHORT if short else _MIXED
     found = []
     for _ in range(jobs):
         ranks = rng.choice([1, 1, min(2, cores)])
-        if rng.random() < 0.5:  # noqa: PLR2004  half of them
-            steps = rng.choice([2000, 6000, 12_000])
-            flow = get_recipe("lammps.nvt").make(
-                "Si diamond 5.43", {**_LAMMPS, "nsteps": steps, "temperature": 300.0})
+        code = rng.choice(["lammps", "qe"])
+        size = rng.choice(sizes[code])
+        if code == "lammps":
+            flow = get_recipe("lammps.nvt").make("Si diamond 5.43", {**_LAMMPS, "nsteps": size})
         else:
-            shift = rng.choice([5.40, 5.43, 5.46])
-            flow = get_recipe("qe.static").make(f"Si diamond {shift}", _QE)
-        found.append(compile_flow(flow, resources={"ranks": ranks, "walltime": 60}))
+            flow = get_recipe("qe.static").make(
+                f"Si diamond {rng.choice([5.40, 5.43, 5.46])}",
+                {"functional": "pz", "ecutwfc": size[0], "k_spacing": size[1]})
+        found.append(compile_flow(flow, resources={"ranks": ranks, "walltime": 120}))
     return found
 
 
@@ -58,11 +66,12 @@ def simulated(pad: Any) -> float:
     return total
 
 
-def measure(bench: Rig, kind: str, jobs: int, cores: int, seed: int) -> dict[str, float]:
+def measure(bench: Rig, kind: str, jobs: int, cores: int, seed: int, *,
+            short: bool) -> dict[str, float]:
     """Run the set with one engine."""
     project = bench.project("orion" if kind == "orion" else "stock+j")
     os.environ.update(project_environment(project))
-    bench.add(project, work(jobs, cores, seed))
+    bench.add(project, work(jobs, cores, seed, short=short))
     command = {"orion": launch_command("orion", cores=cores),
                "stock rapidfire": launch_command("stock"),
                "stock multi": [program("rlaunch"), "-s", "multi", str(cores)]}[kind]
@@ -80,13 +89,15 @@ def main() -> None:
     """Run the same set with each engine."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--short", action="store_true", help="jobs below a second")
     parser.add_argument("--jobs", type=int)
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    jobs = options.jobs or (10 if options.quick else 60)
+    jobs = options.jobs or (10 if options.quick else 60 if options.short else 40)
     with rig() as bench:
-        found = {kind: measure(bench, kind, jobs, options.cores, options.seed)
+        found = {kind: measure(bench, kind, jobs, options.cores, options.seed,
+                               short=options.short or options.quick)
                  for kind in ("stock rapidfire", "stock multi", "orion")}
     show(f"{jobs} LAMMPS and pw.x jobs on {options.cores} cores",
          ["engine", "held, s", "simulated, core-s", "fill"],

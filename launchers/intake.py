@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,7 @@ class Intake:
         self._seen = self._candidates = 0
         self._learned: dict[int, float | None] = {}
         self._learned_at = float("-inf")
+        self._since: dict[int, float] = {}
 
     def take(self, room: Room, running: Sequence[Running], *, limit: int,
              ahead: int = 0) -> list[ClaimedJob]:
@@ -159,6 +161,7 @@ class Intake:
                 running: Sequence[Running], now: float, longest: float | None, limit: int,
                 ahead: int) -> list[dict[str, Any]]:
         self._seen = len(docs)
+        self._since = {doc["fw_id"]: self._since.get(doc["fw_id"], now) for doc in docs[:_FEW]}
         by_id = {doc["fw_id"]: doc for doc in docs}
         needs: list[Need] = []
         odd: list[dict[str, Any]] = []
@@ -168,7 +171,8 @@ class Intake:
                 odd.append(doc)
                 self._chosen[doc["fw_id"]] = (doc, need, None, problem)
             else:
-                needs.append(need)
+                needs.append(replace(need, priority=_priority(doc),
+                                     since=self._since.get(need.key, now)))
         planned = plan(needs, room, running, now, longest=longest,
                        deadline=self.allocation.deadline)
         self.reserved = planned.reserved
@@ -227,6 +231,11 @@ class Intake:
             except OSError as error:
                 log.warning("can't make %s: %s", path, error)
             return path
+
+
+def _priority(doc: dict[str, Any]) -> float:
+    value = doc["spec"].get("_priority")
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _small(need: Need) -> bool:

@@ -1,7 +1,9 @@
 """Which jobs to start now, and where: a pure function of what waits, what runs and what is free.
 
-EASY backfill (D. Lifka, The ANL/IBM SP scheduling system, 1995, doi:10.1007/3-540-60153-8_35):
-jobs start in the order given; the first that must wait holds a reservation for the moment at which
+Of equal priority the widest come first where they fit, so that cores are drained for many of them
+together instead of for each. Those that have waited a while go before them, in the order of their
+arrival, by EASY backfill (D. Lifka, The ANL/IBM SP scheduling system, 1995,
+doi:10.1007/3-540-60153-8_35): the first that must wait holds a reservation for the moment at which
 enough will be free, and only those pass it that don't delay it.
 """
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
     from orionflow.launchers.resources import Resources
 
+# A job may be passed by others of its priority for so long, s.
+PATIENCE = 60.0
 # Job and allocation state the memory in MiB; shares in proportion are no whole numbers.
 _ROUNDING = 1e-6
 
@@ -38,6 +42,10 @@ class Need:
         GPUs on each node.
     seconds
         Longest time it is expected to run.
+    priority
+        The higher, the earlier.
+    since
+        When it was first seen waiting, unix time.
     """
 
     key: int
@@ -46,6 +54,8 @@ class Need:
     memory: int | None = None
     gpus: int = 0
     seconds: float = 3600.0
+    priority: float = 0.0
+    since: float = 0.0
 
     @classmethod
     def of(cls, key: int, resources: Resources, seconds: float | None = None) -> Need:
@@ -192,7 +202,7 @@ def plan(needs: Sequence[Need], room: Room, running: Sequence[Running], now: flo
     Parameters
     ----------
     needs
-        Waiting jobs, the most urgent first.
+        Waiting jobs, in the order of their priority and arrival.
     room
         What is free; not changed.
     running
@@ -208,10 +218,10 @@ def plan(needs: Sequence[Need], room: Room, running: Sequence[Running], now: flo
     running = sorted(running, key=lambda r: r.end)
     starts: list[Start] = []
     reserved: tuple[Need, float] | None = None
-    for need in needs:
+    for need in sorted(needs, key=lambda n: _urgency(n, now)):
         place = room.place(need)
         if place is None:
-            if reserved is None:
+            if reserved is None and _must_not_wait(need, now, deadline):
                 when = _earliest(need, room, running, now)
                 if when is not None and (deadline is None or when + need.seconds <= deadline):
                     reserved = (need, when)
@@ -226,6 +236,17 @@ def plan(needs: Sequence[Need], room: Room, running: Sequence[Running], now: flo
         starts.append(Start(need, place))
         running = sorted([*running, Running(now + need.seconds, place)], key=lambda r: r.end)
     return Plan(starts, reserved)
+
+
+def _urgency(need: Need, now: float) -> tuple[float, float]:
+    late = now - need.since > PATIENCE
+    return -need.priority, -math.inf if late else -need.nodes * need.cores
+
+
+def _must_not_wait(need: Need, now: float, deadline: float | None) -> bool:
+    """Whether room must be kept for it from now on."""
+    return now - need.since > PATIENCE or (
+        deadline is not None and now + PATIENCE + need.seconds > deadline)
 
 
 def _earliest(need: Need, room: Room, running: Sequence[Running], now: float) -> float | None:

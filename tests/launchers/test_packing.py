@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orionflow.launchers.packing import Need, Node, Room, Running, plan
+from orionflow.launchers.packing import PATIENCE, Need, Node, Room, Running, plan
 from orionflow.launchers.resources import Resources
 
 NOW = 1000.0
@@ -40,6 +42,45 @@ def test_a_short_job_passes_a_waiting_big_one_only_when_it_does_not_delay_it():
     result = plan(needs, here, running, NOW)
     assert started(result) == [3]
     assert result.reserved == (big, NOW + 100)
+
+
+def test_wide_jobs_run_together_and_none_waits_much_longer_than_its_patience():
+    # 2 cores, 1 s jobs of one and two cores arriving mixed; each start and end is simulated.
+    here, clock, running, begun = room(cores=2), 0.0, [], {}
+    arrivals = [Need(i, cores=2 if i % 3 == 0 else 1, seconds=1.0) for i in range(600)]
+    window = []
+    while arrivals or window or running:
+        while arrivals and len(window) < 16:
+            window.append(replace(arrivals.pop(0), since=clock))
+        for start in plan(window, here, running, clock).starts:
+            here.take(start.placement)
+            running.append(Running(clock + 1.0 + 0.1 * (start.need.key % 7), start.placement))
+            begun[start.need.key] = clock - start.need.since
+            window.remove(start.need)
+        running.sort(key=lambda r: r.end)
+        clock = running[0].end
+        here.give(running.pop(0).placement)
+    assert sorted(begun) == list(range(600))
+    # The cores were drained a few times, not for each of the 200 wide jobs.
+    work = sum((1.0 + 0.1 * (k % 7)) * (2 if k % 3 == 0 else 1) for k in begun)
+    assert work / (2 * clock) > 0.97
+    # Patience, then those that were late before it, at most a window of them.
+    assert max(begun.values()) < PATIENCE + 16 * 1.6
+
+
+def test_a_higher_priority_goes_before_a_wider_job():
+    wide, urgent = Need(1, cores=8, since=NOW), Need(2, priority=1, since=NOW)
+    assert started(plan([urgent, wide], room(), [], NOW)) == [2]
+
+
+def test_room_is_kept_at_once_for_a_job_that_could_not_finish_later():
+    here = room(cores=2)
+    occupied = here.place(Need(0))
+    here.take(occupied)
+    needs = [Need(1, cores=2, seconds=50, since=NOW), Need(2, seconds=50, since=NOW)]
+    running = [Running(NOW + 5, occupied)]
+    assert started(plan(needs, here, running, NOW)) == [2]
+    assert started(plan(needs, here, running, NOW, deadline=NOW + 100)) == []
 
 
 def test_a_long_job_passes_where_the_big_one_leaves_room_beside_it():
