@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from orionflow.launchers.cancel import CANCEL_FIELD, CancelRequest, ask
+from orionflow.launchers.spending import SET_ASIDE
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+
+_IDLE = ("WAITING", "READY", "PAUSED")
+# What is between two writes of a launcher can't be asked yet; it is asked again for so long, s.
+_PATIENCE, _PAUSE = 10.0, 0.1
 
 
-def run_again(pad: Any, launches: Sequence[int]) -> list[int]:
+def run_again(pad: Any, launches: Sequence[int],
+              core_seconds: Mapping[int, int] | None = None) -> list[int]:
     """Make READY again the fireworks that are FIZZLED with one of these launches.
 
     Any number of processes may ask for the same at once, and ask again after a crash: a launch
@@ -21,13 +30,16 @@ def run_again(pad: Any, launches: Sequence[int]) -> list[int]:
         The project's LaunchPad, open.
     launches
         Last launches of the fireworks meant.
+    core_seconds
+        What some of these fireworks may take from now on in all their launches, old ones included;
+        it must have been reserved. See `spending`.
 
     Returns
     -------
     list of int
         Fireworks this call made READY.
     """
-    done = []
+    done, more = [], core_seconds or {}
     for launch in pad.launches.find({"launch_id": {"$in": list(launches)}},
                                     {"launch_id": 1, "fw_id": 1, "launch_dir": 1}):
         fw_id, current = launch["fw_id"], {"state": "FIZZLED", "launches": launch["launch_id"]}
@@ -40,7 +52,8 @@ def run_again(pad: Any, launches: Sequence[int]) -> list[int]:
             folder = fw["spec"].get("_launch_dir") or launch.get("launch_dir")
             update: dict[str, Any] = {
                 "$set": {"state": "READY", "launches": [], "updated_on": datetime.now(UTC),
-                         **({"spec._launch_dir": folder} if folder else {})},
+                         **({"spec._launch_dir": folder} if folder else {}),
+                         **({f"spec.{SET_ASIDE}": more[fw_id]} if fw_id in more else {})},
                 "$push": {"archived_launches": {"$each": fw["launches"]}},
                 "$unset": {"spec._exception_details": "", "spec._reruns": "", "spec._retries": "",
                            "spec._continued": ""}}
@@ -73,25 +86,46 @@ def withdraw(pad: Any, fw_ids: Iterable[int], *, stop_running: bool = False, who
         Fireworks this call defused.
     """
     wanted = list(fw_ids)
-    idle = ["WAITING", "READY", "PAUSED"]
+    done = _defuse_idle(pad, wanted)
+    if not stop_running:
+        return done
+    request = CancelRequest.now(who, why)
+    end = time.monotonic() + _PATIENCE
+    # What a launcher puts back meanwhile is READY again; what it claims has no launch at first.
+    while _ask_running(pad, wanted, request) and time.monotonic() < end:
+        done += _defuse_idle(pad, wanted)
+        time.sleep(_PAUSE)
+    return done
+
+
+def _defuse_idle(pad: Any, wanted: list[int]) -> list[int]:
+    idle = {"state": {"$in": list(_IDLE)}}
     done = []
-    for fw in list(pad.fireworks.find({"fw_id": {"$in": wanted}, "state": {"$in": idle}},
-                                      {"fw_id": 1})):
+    for fw in list(pad.fireworks.find({"fw_id": {"$in": wanted}, **idle}, {"fw_id": 1})):
         fw_id = fw["fw_id"]
         with pad.locked(fw_id):
             changed = pad.fireworks.update_one(
-                {"fw_id": fw_id, "state": {"$in": idle}},
+                {"fw_id": fw_id, **idle},
                 {"$set": {"state": "DEFUSED", "updated_on": datetime.now(UTC)}})
             if changed.modified_count:
                 _tell(pad, fw_id, "DEFUSED", None)
                 done.append(fw_id)
-    if stop_running:
-        request = {"who": who, "why": why, "at": datetime.now(UTC).isoformat(),
-                   "restartable": False}
-        pad.launches.update_many(
-            {"fw_id": {"$in": wanted}, "state": "RUNNING", "cancel": {"$exists": False}},
-            {"$set": {"cancel": request}})
     return done
+
+
+def _ask_running(pad: Any, wanted: list[int], request: CancelRequest) -> bool:
+    """Ask those that run to stop; return whether there are some that can't be asked yet."""
+    left = list(pad.fireworks.find(
+        {"fw_id": {"$in": wanted}, "state": {"$in": [*_IDLE, "RUNNING"]}},
+        {"state": 1, "launches": 1}))
+    current = {fw["launches"][-1] for fw in left if fw["state"] == "RUNNING" and fw["launches"]}
+    ask(pad, [d["launch_id"] for d in pad.launches.find(
+        {"launch_id": {"$in": list(current)}, CANCEL_FIELD: {"$exists": False}},
+        {"launch_id": 1})], request)
+    asked = {d["launch_id"] for d in pad.launches.find(
+        {"launch_id": {"$in": list(current)}, CANCEL_FIELD: {"$exists": True}},
+        {"launch_id": 1})}
+    return any(fw["state"] != "RUNNING" or not asked.intersection(fw["launches"]) for fw in left)
 
 
 def remove_strays(pad: Any, campaign: str) -> list[int]:

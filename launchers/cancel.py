@@ -6,13 +6,20 @@ the processes of that job alone, and writes what became of it (`settle`).
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
-from orionflow.launchers.pad.documents import LIVE, Doc, finish_launch, message_action, now_text
+from orionflow.launchers.pad.documents import (
+    LIVE,
+    PUT_BACK,
+    Doc,
+    finish_launch,
+    message_action,
+    now_text,
+)
 from orionflow.launchers.pad.graph import Graph
 from orionflow.launchers.pad.locks import held
+from orionflow.launchers.pad.requests import CANCEL_FIELD, CANCELLED_KEY, CancelRequest
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -20,57 +27,8 @@ if TYPE_CHECKING:
 
     from orionflow.launchers.pad import OrionLaunchPad
 
-CANCEL_FIELD = "cancel"
-CANCELLED_KEY = "_cancelled"
-
-
-@dataclass(frozen=True)
-class CancelRequest:
-    """Who wants a job to stop, when, and why.
-
-    Attributes
-    ----------
-    restartable
-        It becomes READY again and goes on in its folder, instead of DEFUSED.
-    pause
-        It becomes PAUSED, and goes on in its folder when it is resumed.
-    """
-
-    who: str
-    why: str
-    at: str
-    restartable: bool = False
-    pause: bool = False
-
-    @classmethod
-    def now(cls, who: str, why: str, *, restartable: bool = False,
-            pause: bool = False) -> CancelRequest:
-        """Return a request made at this moment."""
-        return cls(who, why, datetime.now(UTC).isoformat(timespec="seconds"),
-                   restartable=restartable, pause=pause)
-
-    @classmethod
-    def from_dict(cls, data: Any) -> CancelRequest:
-        """Return what ``to_dict`` wrote; what anybody else wrote means: stop."""
-        data = data if isinstance(data, dict) else {}
-        return cls(str(data.get("who", "somebody")), str(data.get("why", "")),
-                   str(data.get("at", "")), restartable=data.get("restartable") is True,
-                   pause=data.get("pause") is True)
-
-    def to_dict(self) -> Doc:
-        """Return plain values for a document."""
-        return asdict(self)
-
-    @property
-    def becomes(self) -> Literal["DEFUSED", "READY", "PAUSED"]:
-        """State of the firework afterwards."""
-        return "PAUSED" if self.pause else "READY" if self.restartable else "DEFUSED"
-
-    def describe(self) -> str:
-        """Return one line."""
-        what = {"PAUSED": "paused", "READY": "stopped and put back",
-                "DEFUSED": "cancelled"}[self.becomes]
-        return f"{what} by {self.who}" + (f": {self.why}" if self.why else "")
+__all__ = ["CANCELLED_KEY", "CANCEL_FIELD", "CancelRequest", "ask", "put_back", "requested",
+           "settle"]
 
 
 def requested(pad: OrionLaunchPad, launch_ids: Collection[int]) -> dict[int, CancelRequest]:
@@ -90,9 +48,46 @@ def requested(pad: OrionLaunchPad, launch_ids: Collection[int]) -> dict[int, Can
 
 
 def ask(pad: OrionLaunchPad, launch_ids: Collection[int], request: CancelRequest) -> None:
-    """Ask whoever runs these launches to stop them."""
-    pad.launches.update_many({"launch_id": {"$in": list(launch_ids)}, "state": "RUNNING"},
+    """Ask whoever runs these launches to stop them, or is about to put them back."""
+    running = [{"state": "RUNNING"},
+               {"state": "FIZZLED", f"action.stored_data.{PUT_BACK}": {"$exists": True}}]
+    pad.launches.update_many({"launch_id": {"$in": list(launch_ids)}, "$or": running},
                              {"$set": {CANCEL_FIELD: request.to_dict()}})
+
+
+def put_back(pad: OrionLaunchPad, fw_id: int, launch_id: int, reason: str, *,
+             folder: str | Path, spec: Doc | None = None) -> tuple[str, str]:
+    """Put a job back, unless somebody has asked meanwhile for it to stop: then as he wished.
+
+    Parameters
+    ----------
+    pad
+        The LaunchPad.
+    fw_id, launch_id
+        The firework and the launch that is given up; its processes must be gone.
+    reason
+        Why, for people.
+    folder
+        Where it ran; empty for one that never started.
+    spec
+        Entries set in the firework's spec if it is put back.
+
+    Returns
+    -------
+    tuple of str
+        State of the firework, empty when that launch is no longer its current one; and why.
+    """
+    if pad.put_back(fw_id, launch_id, reason, spec=spec, unless=CANCEL_FIELD):
+        return "READY", reason
+    request = requested(pad, [launch_id]).get(launch_id)
+    if request is None:
+        return "", reason
+    # Or somebody has repaired the workflow, and done as was asked.
+    held_now = {"fw_id": fw_id, "archived_launches": launch_id, "state": request.becomes}
+    if settle(pad, fw_id, launch_id, request, folder) or (
+            pad.fireworks.find_one(held_now, {"_id": 1})):
+        return request.becomes, request.describe()
+    return "", reason
 
 
 def settle(pad: OrionLaunchPad, fw_id: int, launch_id: int, request: CancelRequest,

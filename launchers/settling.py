@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bson.errors import BSONError
 from fireworks.core.launchpad import LockedWorkflowError
-from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
+from pymongo.errors import BulkWriteError, ConnectionFailure, OperationFailure, PyMongoError
 
 from orionflow.errors import database_reason
 from orionflow.launchers import cancel
@@ -33,10 +33,14 @@ _LONGEST_PAUSE = 30.0
 _GROUP = 100
 # While cores have other work, results wait so long for company, s, or until they are so many.
 _COMPANY, _ENOUGH = 0.05, 24
-# A workflow that stays locked so often is left to `recover`; the result is stored by then.
-_LOCKED_TIMES = 5
-# What MongoDB answers to documents it never takes: BadValue, Overflow (nested too deeply).
-_BAD_DOCUMENT = frozenset({2, 15})
+# In one go locks are waited for so long, s: there are signals to hear and jobs to start. Then the
+# end is set aside and tried again after a pause, while others go on. A dead process loses its lock
+# after a minute or two; what is locked for longer is left to `recover`, which finds it stored.
+LOCK_PATIENCE = 0.5
+_LOCK_PAUSE, _LOCKED_MOST = 1.5, 300.0
+# What MongoDB answers to documents it never takes: BadValue, Overflow (nested too deeply), field
+# names it does not allow, more than 16 MB.
+_BAD_DOCUMENT = frozenset({2, 15, 52, 56, 57, 10334, 17419, 17420})
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,29 @@ def is_document_error(error: Exception) -> bool:
     return isinstance(error, (BSONError, UnicodeError, OverflowError))
 
 
+def _is_mongodbs(error: Exception) -> bool:
+    """Whether MongoDB has answered, and refused for reasons of its own: a full disk, say."""
+    return isinstance(error, PyMongoError) and not is_document_error(error)
+
+
+def store_checkpoint(pad: Any, job: ClaimedJob) -> None:
+    """Store what a job's Rocket last said; what can't be stored is of no use to anybody.
+
+    Raises
+    ------
+    pymongo.errors.ConnectionFailure
+        MongoDB is away; the job keeps it.
+    """
+    try:
+        pad.ping_launch(job.launch_id, checkpoint=job.checkpoint)
+    except ConnectionFailure:
+        raise
+    except Exception as error:  # noqa: BLE001  it, and the files its launch tracks, hold anything
+        log.warning("launch %d: its checkpoint can't be stored: %s", job.launch_id,
+                    str(error)[:200])
+    job.checkpoint = None
+
+
 class Desk:
     """Takes results and writes them.
 
@@ -79,15 +106,35 @@ class Desk:
         self.away_since: float | None = None
         self._pause = 1.0
         self._not_before = self._first = 0.0
-        self._locked: dict[int, int] = {}
+        # Launches whose workflows are locked, since when; and when to try again.
+        self._aside: dict[int, float] = {}
+        self._again = 0.0
+        self._stuck: float | None = None
         self._kept: set[int] = set()
         self._replaced: set[int] = set()
+        # Launches whose ends nobody takes: they are left to `recover`.
+        self.refused: set[int] = set()
 
     def add(self, result: Result) -> None:
         """Take a result."""
-        if not self.pending:
+        if len(self.pending) == len(self._aside):
             self._first = time.monotonic()
         self.pending.append(result)
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is still to be written."""
+        return bool(self.pending or self.pad.overdue)
+
+    @property
+    def locked(self) -> bool:
+        """Whether all that is still to be written waits for locks of others."""
+        return self.busy and len(self.pending) == len(self._aside)
+
+    @property
+    def locked_for(self) -> float:
+        """Seconds for which nothing but others' locks has kept us from being done."""
+        return 0.0 if self._stuck is None else time.monotonic() - self._stuck
 
     @property
     def patience(self) -> float:
@@ -97,76 +144,108 @@ class Desk:
     @property
     def presses(self) -> bool:
         """Whether what is pending has waited enough."""
-        return len(self.pending) >= _ENOUGH or self.patience <= 0.0
+        return len(self.pending) - len(self._aside) >= _ENOUGH or self.patience <= 0.0
 
     @property
     def waits(self) -> float:
         """Seconds until the next attempt is worth while."""
-        return max(0.0, self._not_before - time.monotonic())
+        when = max(self._not_before, self._again) if self.locked else self._not_before
+        return max(0.0, when - time.monotonic())
 
     def settle(self, *, last: bool = False) -> list[Verdict]:
-        """Write what is pending, if MongoDB lets us.
+        """Write what is pending, if MongoDB and those who hold locks let us.
 
         Parameters
         ----------
         last
             Try even if it was away just now.
         """
-        if not self.pending or (self.waits and not last):
+        if not self.busy or (self.waits and not last):
             return []
         verdicts: list[Verdict] = []
         try:
-            for result in [r for r in self.pending if r.state in {"READY", "CANCELLED"}]:
-                verdicts += self._give_back(result)
-            while ends := [r for r in self.pending
-                           if r.state in {"COMPLETED", "FIZZLED"}][:_GROUP]:
-                if not (written := self._complete(ends)):
-                    break  # their workflows are locked
-                verdicts += written
+            with self.pad.locks.hurried(0.0 if self._aside else LOCK_PATIENCE):
+                verdicts += self._write(self._fresh())
+            if (self._aside or self.pad.overdue) and time.monotonic() >= self._again:
+                with self.pad.locks.hurried(LOCK_PATIENCE):
+                    verdicts += self._write([r for r in self.pending if self._is_aside(r)])
+                    self.pad.settle_overdue()
+                self._again = time.monotonic() + _LOCK_PAUSE
         except PyMongoError as error:
             self._away(error)
         else:
             self._back()
+        if not self.locked:
+            self._stuck = None
+        elif self._stuck is None:
+            self._stuck = time.monotonic()
         return verdicts
+
+    def _write(self, group: list[Result]) -> list[Verdict]:
+        verdicts = []
+        for result in [r for r in group if r.state in {"READY", "CANCELLED"}]:
+            verdicts += self._give_back(result)
+        ends = [r for r in group if r.state in {"COMPLETED", "FIZZLED"}]
+        for begin in range(0, len(ends), _GROUP):
+            verdicts += self._complete(ends[begin:begin + _GROUP])
+        return verdicts
+
+    def _fresh(self) -> list[Result]:
+        return [r for r in self.pending if not self._is_aside(r)]
+
+    def _is_aside(self, result: Result) -> bool:
+        return result.job.launch_id in self._aside
+
+    def _done(self, result: Result) -> None:
+        self.pending.remove(result)
+        self._aside.pop(result.job.launch_id, None)
 
     # ------------------------------------------------------------------------ one kind each
 
     def _give_back(self, result: Result) -> list[Verdict]:
-        job = result.job
+        job, state = result.job, ""
         try:
+            folder = job.folder if job.worker else ""
             if result.state == "CANCELLED" and job.stop is not None and job.stop.request:
-                done = cancel.settle(self.pad, job.fw_id, job.launch_id, job.stop.request,
-                                     job.folder if job.worker else "")
-                state = job.stop.request.becomes
+                request, why = job.stop.request, result.reason
+                if cancel.settle(self.pad, job.fw_id, job.launch_id, request, folder):
+                    state = request.becomes
             else:
-                done = self.pad.put_back(job.fw_id, job.launch_id, result.reason,
-                                         spec=result.spec)
-                state = "READY"
-        except LockedWorkflowError as error:
-            return self._still_locked(result, error)
+                state, why = cancel.put_back(self.pad, job.fw_id, job.launch_id, result.reason,
+                                             spec=result.spec, folder=folder)
         except LostLockError:  # we slept; the next attempt takes it anew
             return []
-        except ValueError as error:  # its workflow was deleted while it ran
-            self.pending.remove(result)
-            return [Verdict(job, "refused", str(error))]
-        self.pending.remove(result)
+        except ConnectionFailure:
+            raise
+        except Exception as error:  # noqa: BLE001  others' tools made its spec and its workflow
+            return self._not_given_back(result, error)
+        self._done(result)
         self._forget_spool(job)
-        return [Verdict(job, state if done else "refused", result.reason)]
+        return [Verdict(job, state or "refused", why)]
+
+    def _not_given_back(self, result: Result, error: Exception) -> list[Verdict]:
+        if isinstance(error, LockedWorkflowError) or _is_mongodbs(error):
+            return self._set_aside(result, error)
+        if type(error) is ValueError:  # its workflow was deleted while it ran
+            return [self._refuse(result, str(error))]
+        result.state = "FIZZLED"
+        result.reason = f"it can't be put back: {type(error).__name__}: {error}"[:1000]
+        result.action = failed_action(result.reason)
+        return []
 
     def _complete(self, results: Sequence[Result]) -> list[Verdict]:
         outcomes, by_launch = [], {}
         for result in results:
             job = result.job
             if result.state == "FIZZLED" and job.checkpoint is not None:
-                self.pad.ping_launch(job.launch_id, checkpoint=job.checkpoint)
-                job.checkpoint = None
+                store_checkpoint(self.pad, job)
             outcomes.append(Outcome(job.launch_id, result.state, self._action(result)))
             by_launch[job.launch_id] = result
         try:
             settled = self.pad.complete_launches(outcomes)
-        except Exception as error:
-            if not is_document_error(error):
-                raise
+        except ConnectionFailure:
+            raise
+        except Exception as error:  # noqa: BLE001  a result is made by a job's own code
             return self._not_taken(results, error)
         verdicts = [self._verdict(by_launch[i]) for i in settled.done]
         for launch_id, refusal in settled.errors.items():
@@ -178,9 +257,10 @@ class Desk:
         if len(results) > 1:
             return [v for result in results for v in self._complete([result])]
         (result,) = results
+        if _is_mongodbs(error):
+            return self._set_aside(result, error)
         if result.job.launch_id in self._replaced:
-            self.pending.remove(result)
-            return [Verdict(result.job, "refused", str(error))]
+            return [self._refuse(result, str(error))]
         self._replaced.add(result.job.launch_id)
         result.state, result.reason = "FIZZLED", f"its result can't be stored: {error}"[:1000]
         result.action = failed_action("its result can't be stored", result.reason)
@@ -196,7 +276,7 @@ class Desk:
             return read_action(result.action)
 
     def _verdict(self, result: Result) -> Verdict:
-        self.pending.remove(result)
+        self._done(result)
         self._forget_spool(result.job)
         data = (result.action or {}).get("stored_data") or {}
         trace = ""
@@ -207,27 +287,33 @@ class Desk:
 
     def _refused(self, result: Result, error: Exception) -> list[Verdict]:
         if isinstance(error, LaunchRefusedError):
-            self.pending.remove(result)
-            return [Verdict(result.job, "refused", error.message)]
+            return [self._refuse(result, error.message)]
         if isinstance(error, LockedWorkflowError):
-            return self._still_locked(result, error)
+            return self._set_aside(result, error)
         if result.state == "COMPLETED":
             # As FireWorks' Rocket does with an action that can't be applied.
             trace = "".join(traceback.format_exception(error))
             result.state, result.reason = "FIZZLED", f"its action can't be applied: {error}"
             result.action = failed_action("runtime error during task", trace)
             return []
-        self.pending.remove(result)
-        return [Verdict(result.job, "refused", str(error))]
+        return [self._refuse(result, str(error))]
 
-    def _still_locked(self, result: Result, error: Exception) -> list[Verdict]:
-        launch_id = result.job.launch_id
-        self._locked[launch_id] = self._locked.get(launch_id, 0) + 1
-        if self._locked[launch_id] < _LOCKED_TIMES:
-            self._not_before = time.monotonic() + 2.0
+    def _refuse(self, result: Result, why: str) -> Verdict:
+        self._done(result)
+        self.refused.add(result.job.launch_id)
+        return Verdict(result.job, "refused", why)
+
+    def _set_aside(self, result: Result, error: Exception) -> list[Verdict]:
+        """Let others go on while this one can't be written: its workflow is locked, mostly."""
+        now = time.monotonic()
+        if not self._aside:
+            self._again = now + _LOCK_PAUSE
+        if result.job.launch_id not in self._aside:
+            log.info("firework %d is written later: %s", result.job.fw_id, str(error)[:200])
+        since = self._aside.setdefault(result.job.launch_id, now)
+        if not isinstance(error, LockedWorkflowError) or now - since < _LOCKED_MOST:
             return []
-        self.pending.remove(result)
-        return [Verdict(result.job, "refused", f"{error}; `orionflow recover` settles")]
+        return [self._refuse(result, f"{error}; `orionflow recover` settles")]
 
     def _forget_spool(self, job: ClaimedJob) -> None:
         if job.spooled:

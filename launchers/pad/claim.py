@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fireworks.core.firework import Firework, Launch, Tracker
+from fireworks.core.launchpad import LockedWorkflowError
 from fireworks.fw_config import SORT_FWS
 from pymongo import ASCENDING, DESCENDING, ReturnDocument, UpdateOne
+from pymongo.errors import PyMongoError
 
 from orionflow.launchers.pad.documents import BIG, GRACE, LIVE, Doc, message_action, now, now_text
 from orionflow.launchers.pad.locks import UNLOCKED
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 _BLOCK = 64
 _BLOCK_AGE = 20.0
+# A write that was given up may be done so much later, s, when a frozen mongod goes on.
+_LATE = 30.0
 #: Part of a workflow's document that `settle` needs.
 _SITE = {"nodes": {"$slice": 1}, "size": {"$size": "$nodes"}, "state": 1}
 
@@ -125,20 +130,35 @@ class Claimer:
         self.pad = pad
         self.ids = LaunchIds(pad)
         self._in_big = False
-        # Launch ids of claims under way; those of which no answer came remain.
-        self._doubtful: set[int] = set()
+        # Launch ids of claims under way; those of which no answer came remain, with the time at
+        # which they were first looked for.
+        self._doubtful: dict[int, float | None] = {}
 
     def give_back(self) -> list[int]:
-        """Put back what claims took whose answer never came; return the fireworks."""
-        if not self._doubtful:
+        """Put back what claims took whose answer never came; return the fireworks.
+
+        What MongoDB had not yet done when we looked, it may do later: we look twice.
+        """
+        now = time.monotonic()
+        due = {i for i, looked in self._doubtful.items() if looked is None or now - looked > _LATE}
+        if not due:
             return []
-        taken = list(self.pad.fireworks.find(
-            {"launches": {"$in": list(self._doubtful)}, "state": {"$in": list(LIVE)}},
-            {"fw_id": 1, "launches": 1}))
-        back = [fw["fw_id"] for fw in taken
-                for launch_id in self._doubtful.intersection(fw["launches"])
-                if self.pad.put_back(fw["fw_id"], launch_id, "MongoDB went away during its claim")]
-        self._doubtful.clear()
+        back, locked = [], set()
+        for fw in list(self.pad.fireworks.find(
+                {"launches": {"$in": list(due)}, "state": {"$in": list(LIVE)}},
+                {"fw_id": 1, "launches": 1})):
+            for launch_id in due.intersection(fw["launches"]):
+                try:
+                    if self.pad.put_back(fw["fw_id"], launch_id,
+                                         "MongoDB went away during its claim"):
+                        back.append(fw["fw_id"])
+                except LockedWorkflowError:
+                    locked.add(launch_id)
+        for launch_id in due - locked:
+            if self._doubtful[launch_id] is None:
+                self._doubtful[launch_id] = now
+            else:
+                del self._doubtful[launch_id]
         return back
 
     # ------------------------------------------------------------------ one, as stock does
@@ -163,15 +183,21 @@ class Claimer:
                     {"$set": {"state": "RESERVED"}, "$pull": {"launches": launch_id}})
                 fw = self._stock_candidate(doc["fw_id"])
             if fw is None:
-                self._doubtful.discard(launch_id)
+                self._doubtful.pop(launch_id, None)
+                if fw_id:
+                    return None, None
+                continue
+            trackers = self._trackers_of(fw.fw_id, fw.spec)
+            if trackers is None:
+                self._doubtful.pop(launch_id, None)
                 if fw_id:
                     return None, None
                 continue
             launch = self._launch_of(fw, fworker, launch_dir, host=host, ip=ip, state=state,
-                                     launch_id=launch_id)
+                                     launch_id=launch_id, trackers=trackers)
             self._store_launch(fw, launch, fresh=plain_claim)
             lost = self._lost_meanwhile([launch.launch_id], begin)
-            self._doubtful.discard(launch_id)
+            self._doubtful.pop(launch_id, None)
             if not lost:
                 return fw, launch.launch_id
             if fw_id:
@@ -182,12 +208,12 @@ class Claimer:
         query = ({"fw_id": fw_id, "state": {"$in": ["READY", "RESERVED"]}} if fw_id
                  else {**worker_query(fworker.query), "state": "READY"})
         (launch_id,) = self.ids.take(1)
-        self._doubtful.add(launch_id)
+        self._doubtful[launch_id] = None
         doc = self.pad.fireworks.find_one_and_update(
             query, {"$set": {"state": state, "updated_on": now_text()},
                     "$push": {"launches": launch_id}}, sort=sort_order())
         if doc is None:
-            self._doubtful.discard(launch_id)
+            self._doubtful.pop(launch_id, None)
             self.ids._free.insert(0, launch_id)  # noqa: SLF001  unused
         return doc, launch_id
 
@@ -217,6 +243,8 @@ class Claimer:
         try:
             fw = Firework.from_dict({**doc, "launches": [], "archived_launches": []})
             fw.archived_launches = [self.pad.decode_launch(a) for a in archived]
+        except PyMongoError:
+            raise
         except Exception:  # noqa: BLE001  any import or any constructor may fail
             self._undecodable(doc["fw_id"])
             return None
@@ -232,22 +260,34 @@ class Claimer:
             "state": "FIZZLED", "updated_on": now_text(), "launches": [],
             "spec._exception_details": {"_message": "FireWork failed to deserialize",
                                         "_stacktrace": traceback.format_exc()}}})
-        pad.record_state(fw_id)
+        with suppress(ValueError):  # it has no workflow (yet)
+            pad.record_state(fw_id)
 
     def _stock_candidate(self, fw_id: int) -> Firework | None:
         """Load a RESERVED firework with its launches; None when it is a duplicate."""
         pad = self.pad
         try:
             fw = pad.get_fw_by_id(fw_id)
-        except Exception:  # noqa: BLE001  any import or any constructor may fail
+            unique = pad._check_fw_for_uniqueness(fw)  # noqa: SLF001  FireWorks' name
+        except PyMongoError:
+            raise
+        except Exception:  # noqa: BLE001  any import, constructor or dupefinder may fail
             self._undecodable(fw_id)
             return None
-        return fw if pad._check_fw_for_uniqueness(fw) else None  # noqa: SLF001  FireWorks' name
+        return fw if unique else None
+
+    def _trackers_of(self, fw_id: int, spec: Any) -> list[Tracker] | None:
+        """Return the trackers a spec names; None, and it is FIZZLED, where they make no sense."""
+        try:
+            return [Tracker.from_dict(t) for t in spec.get("_trackers", [])]
+        except Exception:  # noqa: BLE001  a user's spec: it must not stop others
+            self._undecodable(fw_id)
+            return None
 
     def _launch_of(self, fw: Firework, fworker: FWorker, launch_dir: str, *, host: str | None,
-                   ip: str | None, state: str, launch_id: int) -> Launch:
+                   ip: str | None, state: str, launch_id: int,
+                   trackers: list[Tracker]) -> Launch:
         reserved = next((old for old in fw.launches if old.state == "RESERVED"), None)
-        trackers = [Tracker.from_dict(t) for t in fw.spec.get("_trackers", [])]
         launch = Launch(
             state, launch_dir, fworker, host, ip, trackers=trackers,
             state_history=reserved.state_history if reserved else None,
@@ -278,9 +318,7 @@ class Claimer:
 
     def _start_duplicates(self, launch_id: int) -> None:
         waiting = ["WAITING", "READY", "RESERVED", "FIZZLED"]
-        for twin in list(self.pad.fireworks.find(
-                {"launches": launch_id, "state": {"$in": waiting}}, {"fw_id": 1})):
-            self.pad._refresh_wf(twin["fw_id"])  # noqa: SLF001  FireWorks' name for it
+        self.pad.refresh_all({"launches": launch_id, "state": {"$in": waiting}})
 
     def note_running(self, fw_id: int, state: str) -> Doc | None:
         """Write a claim into the workflow's document; return the part of it that `settle` needs.
@@ -340,7 +378,9 @@ class Claimer:
         claims: list[Doc] = []
         odd: list[Doc] = []
         for doc in chosen:
-            (odd if doc["launches"] or "_dupefinder" in doc["spec"] else claims).append(doc)
+            plain = not doc["launches"] and (
+                not isinstance(doc["spec"], dict) or "_dupefinder" not in doc["spec"])
+            (claims if plain else odd).append(doc)
         taken = self._claim_plain(claims, fworker, launch_dir, host, ip)
         for doc in odd:
             folder = launch_dir if isinstance(launch_dir, str) else launch_dir(doc)
@@ -364,7 +404,7 @@ class Claimer:
                                        "launches": [launch_id]}})
                    for launch_id, d in by_id.items()]
         ids = list(by_id)
-        self._doubtful |= by_id.keys()
+        self._doubtful |= dict.fromkeys(ids)
         got = pad.fireworks.bulk_write(updates, ordered=False).modified_count
         if got < len(docs):
             mine = {i for fw in pad.fireworks.find(
@@ -373,10 +413,8 @@ class Claimer:
             by_id = {i: d for i, d in by_id.items() if i in mine}
         claims = []
         for launch_id, doc in by_id.items():
-            try:
-                trackers = [Tracker.from_dict(t) for t in doc["spec"].get("_trackers", [])]
-            except Exception:  # noqa: BLE001  a user's spec: it must not stop others
-                self._undecodable(doc["fw_id"])
+            trackers = self._trackers_of(doc["fw_id"], doc["spec"])
+            if trackers is None:
                 continue
             folder = launch_dir if isinstance(launch_dir, str) else launch_dir(doc)
             launch = Launch("RUNNING", folder, fworker, host, ip, trackers=trackers,
@@ -388,7 +426,8 @@ class Claimer:
             self._note_many(claims)
             pad.claims.update({c.launch_id: c for c in claims})
         lost = self._lost_meanwhile([c.launch_id for c in claims], begin)
-        self._doubtful.difference_update(ids)
+        for launch_id in ids:
+            del self._doubtful[launch_id]
         return [c for c in claims if c.launch_id not in lost]
 
     def _note_many(self, claims: list[Claim]) -> None:

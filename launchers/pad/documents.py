@@ -142,6 +142,12 @@ def finish_launch(launch: Doc, state: str, action: Doc | None, *,
     return fields, {"state_history": entry}
 
 
+def given_up(launch: Doc) -> bool:
+    """Return whether a launch has ended without a result, so that its firework is to run again."""
+    stored = (launch.get("action") or {}).get("stored_data")
+    return launch["state"] == "FIZZLED" and isinstance(stored, dict) and PUT_BACK in stored
+
+
 def changes_graph(action: FWAction | None) -> bool:
     """Return whether an action adds fireworks."""
     return action is not None and bool(action.additions or action.detours or action.append_wfs)

@@ -36,6 +36,7 @@ from orionflow.launchers.pad.documents import (
     set_path,
 )
 from orionflow.launchers.pad.graph_writes import GraphWrites
+from orionflow.launchers.pad.requests import CANCEL_FIELD, CANCELLED_KEY, CancelRequest
 from orionflow.launchers.pad.views import View
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ class Graph(GraphWrites):
             if launch and launch["state"] == "FIZZLED" and launch["action"] and (
                     PUT_BACK in launch["action"].stored_data):
                 # Given up by one who died before he could make the firework READY.
-                self.put_back(fw_id, launch["action"].stored_data[PUT_BACK])
+                self.put_back(fw_id, launch["action"].stored_data[PUT_BACK],
+                              launch.get(CANCEL_FIELD))
                 return
             # Without a launch: being claimed now, or by one who died; a sweep tells them apart.
             claimed = view.state if view.state in LIVE else "READY"
@@ -270,12 +272,20 @@ class Graph(GraphWrites):
             self.load(self.links[here])
             todo.extend(reversed(self.links[here]))
 
-    def put_back(self, fw_id: int, changes: Iterable[Iterable[Any]]) -> None:
-        """Archive the launches of a firework, change entries of its spec, and let it run again."""
+    def put_back(self, fw_id: int, changes: Iterable[Iterable[Any]], asked: Any = None) -> None:
+        """Archive the launches of a firework, change entries of its spec, and let it run again.
+
+        Unless somebody ``asked`` meanwhile (`CancelRequest.to_dict`) that it does not.
+        """
         spec = self.spec(fw_id)
         for path, value in changes:
             set_path(spec, path, value)
+        if asked is not None:
+            spec[CANCELLED_KEY] = asked
         self.rerun(fw_id)
+        becomes = "READY" if asked is None else CancelRequest.from_dict(asked).becomes
+        if becomes != "READY":
+            self._set_state(fw_id, becomes)
 
     def _exception_details(self, view: View) -> None:
         details = None

@@ -5,16 +5,17 @@ from __future__ import annotations
 import traceback
 from collections import OrderedDict
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from fireworks.core.firework import Firework, FWAction, Launch, Workflow
 from fireworks.core.launchpad import LaunchPad, LockedWorkflowError, get_action_from_gridfs
 from fireworks.fw_config import LAUNCHPAD_LOC
+from pymongo.errors import PyMongoError
 
-from orionflow.launchers.pad import adding, bulk, heartbeat, indexes, repair
+from orionflow.launchers.pad import adding, bulk, giving_back, heartbeat, indexes, repair
 from orionflow.launchers.pad.claim import Claim, Claimer
-from orionflow.launchers.pad.commit import commit
-from orionflow.launchers.pad.documents import LIVE, PUT_BACK, Doc, finish_launch, message_action
+from orionflow.launchers.pad.commit import LostLockError, commit
+from orionflow.launchers.pad.documents import LIVE, Doc
 from orionflow.launchers.pad.graph import Graph
 from orionflow.launchers.pad.locks import Locks
 from orionflow.launchers.pad.settle import Outcome, Settled, Settler
@@ -58,6 +59,9 @@ class OrionLaunchPad(LaunchPad):
         self.locks = Locks(self, lambda doc: repair.repair_workflow(self, doc))
         self._claimer = Claimer(self)
         self._settler = Settler(self)
+        # Fireworks whose workflows were locked when they should have been refreshed, or their
+        # states recorded.
+        self.overdue: dict[int, Literal["refresh", "record"]] = {}
         # Never filled: FireWorks keeps two documents of every launch here for ever.
         self.backup_launch_data: dict[int, Doc] = {}
         self.backup_fw_data: dict[int, Doc] = {}
@@ -222,7 +226,7 @@ class OrionLaunchPad(LaunchPad):
             raise error
 
     def put_back(self, fw_id: int, launch_id: int, reason: str, *,
-                 spec: Doc | None = None) -> bool:
+                 spec: Doc | None = None, unless: str = "") -> bool:
         """Make a firework READY again whose launch came to nothing.
 
         Parameters
@@ -233,26 +237,21 @@ class OrionLaunchPad(LaunchPad):
             Why, for people; stored in the launch.
         spec
             Entries set in the firework's spec, such as ``_launch_dir``; dots go deeper.
+        unless
+            Not if the launch has this field, at the moment at which it ends.
 
         Returns
         -------
         bool
-            False when that launch is no longer the firework's current one: nothing is changed.
+            False when that launch is no longer the firework's current one, or has ended with a
+            result: nothing is changed.
+
+        Raises
+        ------
+        LockedWorkflowError
+            The workflow stayed locked. The launch has ended; whoever refreshes does the rest.
         """
-        with self._graph(fw_id) as graph:
-            view = graph.view(fw_id)
-            if view.state not in {*LIVE, "FIZZLED"} or launch_id not in view.launches:
-                return False
-            launch = self.launches.find_one({"launch_id": launch_id}) or {}
-            # Should we die in between, whoever refreshes does the rest.
-            changes = [[path, value] for path, value in (spec or {}).items()]
-            fields, push = finish_launch(
-                launch, "FIZZLED", message_action(reason, **{PUT_BACK: changes}))
-            self.launches.update_one({"launch_id": launch_id, "state": {"$in": list(LIVE)}},
-                                     {"$set": fields, "$push": push})
-            graph.put_back(fw_id, changes)
-        self.claims.pop(launch_id, None)
-        return True
+        return giving_back.put_back(self, fw_id, launch_id, reason, spec=spec, unless=unless)
 
     def give_back_unacknowledged(self) -> list[int]:
         """Put back what claims took whose answer never came; the next claim does it too."""
@@ -290,8 +289,11 @@ class OrionLaunchPad(LaunchPad):
         try:
             with self._graph(fw_id) as graph:
                 graph.refresh(fw_id)
-        except LockedWorkflowError:
+        except (LockedWorkflowError, LostLockError):
+            self.overdue[fw_id] = "refresh"
             self.m_logger.info("fw_id=%s locked. Can't refresh!", fw_id)
+        except PyMongoError:
+            raise
         except Exception as error:
             self.fireworks.update_one({"fw_id": fw_id}, {"$set": {"state": "FIZZLED"}})
             self.workflows.update_one({"nodes": fw_id}, {"$set": {
@@ -301,8 +303,34 @@ class OrionLaunchPad(LaunchPad):
 
     def record_state(self, fw_id: int) -> None:
         """Copy the state of a firework into its workflow, whatever it is."""
-        with self._graph(fw_id) as graph:
-            graph.states[fw_id] = graph.view(fw_id).state
+        try:
+            with self._graph(fw_id) as graph:
+                graph.states[fw_id] = graph.view(fw_id).state
+        except (LockedWorkflowError, LostLockError):
+            self.overdue[fw_id] = "record"
+
+    def refresh_all(self, query: Doc) -> None:
+        """Refresh the fireworks found; one whose workflow can't be is FIZZLED alone."""
+        for fw in list(self.fireworks.find(query, {"fw_id": 1})):
+            try:
+                self._refresh_wf(fw["fw_id"])
+            except RuntimeError as error:
+                self.m_logger.warning("fw_id=%s: %s", fw["fw_id"], error)
+
+    def settle_overdue(self) -> None:
+        """Try again to refresh workflows that were locked when it was their turn."""
+        for fw_id, what in list(self.overdue.items()):
+            del self.overdue[fw_id]
+            try:
+                if what == "refresh":
+                    self.refresh_all({"fw_id": fw_id})
+                else:
+                    self.record_state(fw_id)
+            except PyMongoError:
+                self.overdue[fw_id] = what
+                raise
+            except ValueError as error:  # it was deleted
+                self.m_logger.info("fw_id=%s: %s", fw_id, error)
 
     def rerun_fw(self, fw_id: int, rerun_duplicates: bool = True,  # noqa: FBT001, FBT002  FireWorks' own
                  recover_launch: Any = None, recover_mode: str | None = None) -> list[int]:

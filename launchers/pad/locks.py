@@ -60,7 +60,24 @@ class Locks:
     repair: Callable[[Doc], object]
     owner: Doc = field(default_factory=lambda: {"host": socket.gethostname(), "pid": os.getpid()})
     _seen: dict[Any, tuple[object, object, float]] = field(default_factory=dict)
+    # Locks met after our patience was over, and fireworks in no workflow, since when.
+    _stuck: dict[Any, tuple[object, object, float]] = field(default_factory=dict)
+    _homeless_since: dict[int, float] = field(default_factory=dict)
     _abandoned: set[str] = field(default_factory=set)
+    _until: float | None = None
+
+    @contextmanager
+    def hurried(self, seconds: float) -> Iterator[None]:
+        """While it lasts, wait for locks no longer than that in all: there is other work to do.
+
+        A lock that can't be had is refused, as after FireWorks' own patience. Whoever asks again
+        later gets it when its owner has let it go, or must be dead.
+        """
+        before, self._until = self._until, time.monotonic() + seconds
+        try:
+            yield
+        finally:
+            self._until = before
 
     def _new(self) -> tuple[str, Doc]:
         token = uuid.uuid4().hex
@@ -87,28 +104,36 @@ class Locks:
         seconds, kill = patience()
         begin = time.monotonic()
         end, pause, tries = begin + seconds, 0.002, 0
+        hurried = self._until is not None and self._until < end
+        if self._until is not None:
+            end = min(end, self._until)
         while True:
             if docs := self._try(wanted):
                 return docs
             tries += 1
-            if tries % 8 == 1 and self._homeless(wanted, time.monotonic() - begin):
+            late = time.monotonic() > end
+            if (tries % 8 == 1 or late) and self._homeless(wanted):
                 raise ValueError(f"Could not find workflow in database: {wanted[0]}")
-            if (tries % 8 == 0 or self._abandoned or time.monotonic() > end) and (
-                    doc := self._break_dead(wanted, kill=kill and time.monotonic() > end)):
+            if (tries % 8 == 0 or self._abandoned or late) and (
+                    doc := self._break_dead(wanted, after=seconds if kill and late else None,
+                                            since=None if hurried else begin)):
                 return [doc]
-            if time.monotonic() > end:
+            if late:
                 raise LockedWorkflowError(f"Could not get workflow - LOCKED: {wanted[0]}")
             time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  only spreads the load
             pause = min(1.5 * pause, 0.15)
 
-    def _homeless(self, wanted: list[int], waited: float) -> bool:
+    def _homeless(self, wanted: list[int]) -> bool:
         """Return whether fireworks belong to no workflow, and will not soon.
 
         Stock FireWorks makes new fireworks READY before their workflow knows them.
         """
         if self.pad.workflows.find_one({"nodes": {"$in": wanted}}, {"_id": 1}) is not None:
+            self._homeless_since.clear()
             return False
-        return waited > _ADOPTION or self.pad.fireworks.find_one(
+        now = time.monotonic()
+        since = self._homeless_since.setdefault(wanted[0], now)
+        return now - since > _ADOPTION or self.pad.fireworks.find_one(
             {"fw_id": {"$in": wanted}}, {"_id": 1}) is None
 
     def _try(self, wanted: list[int]) -> list[Doc]:
@@ -128,17 +153,38 @@ class Locks:
         self._abandoned.discard(token)
         return docs
 
-    def _break_dead(self, wanted: list[int], *, kill: bool = False) -> Doc | None:
-        """Take over the first lock whose owner must be dead, and repair what it left."""
+    def _break_dead(self, wanted: list[int], *, after: float | None,
+                    since: float | None) -> Doc | None:
+        """Take over the first lock whose owner must be dead, and repair what it left.
+
+        Parameters
+        ----------
+        after
+            FireWorks' configuration has locks taken by force that are so old, s.
+        since
+            We have waited from this moment on; None: as long as we have met the same lock.
+        """
         for doc in self.pad.workflows.find(
                 {"nodes": {"$in": wanted}, "locked": {"$exists": True}},
                 {"locked": 1, "updated_on": 1}):
             dead = self.dead_filter(doc)
-            if kill:
+            if after is not None and self._met(doc, since) >= after:
                 dead = {"_id": doc["_id"], "locked": doc["locked"]}
             if dead and (taken := self.take_over(dead)):
                 return taken
         return None
+
+    def _met(self, doc: Doc, since: float | None) -> float:
+        """Return for how long a lock has been in our way, s."""
+        now = time.monotonic()
+        if since is not None:
+            return now - since
+        same = (doc["locked"], doc.get("updated_on"))
+        before = self._stuck.get(doc["_id"])
+        if before is None or before[:2] != same:
+            self._stuck[doc["_id"]] = (*same, now)
+            return 0.0
+        return now - before[2]
 
     def dead_filter(self, doc: Doc) -> Doc | None:
         """Return the query that matches a workflow while its lock is this dead one, or None."""
@@ -161,19 +207,25 @@ class Locks:
     def take_over(self, dead: Doc) -> Doc | None:
         """Lock a workflow whose lock is dead, repair it, and return it as it is then."""
         token, _ = self._new()
+        self._abandoned.add(token)
         lock = {"$set": {"locked": {"token": token, "by": self.owner}}}
         doc = self.pad.workflows.find_one_and_update(
             dead, lock, return_document=ReturnDocument.AFTER)
         if doc is None:
+            self._abandoned.discard(token)
             return None
         self.pad.workflows.update_one({"_id": doc["_id"], "locked.token": token},
                                       {"$currentDate": {"locked.at": True}})
         self._seen.pop(doc["_id"], None)
+        self._stuck.pop(doc["_id"], None)
+        if isinstance(dead["locked"], dict):
+            self._abandoned.discard(dead["locked"].get("token", ""))
         self.pad.m_logger.warning(
             "took over the lock of workflow %r (firework %s); its owner is gone",
             doc.get("name"), next(iter(doc.get("nodes") or ["?"])))
         self.repair(doc)
         now: Doc | None = self.pad.workflows.find_one({"_id": doc["_id"], "locked.token": token})
+        self._abandoned.discard(token)
         return now
 
     @contextmanager

@@ -290,9 +290,7 @@ class QuietEnds:
             if freed == len(kids):
                 return
         # Something came between: look again, with the lock.
-        for fw in list(self.pad.fireworks.find(
-                {"fw_id": {"$in": kids}, "state": "WAITING"}, {"fw_id": 1})):
-            self.pad._refresh_wf(fw["fw_id"])  # noqa: SLF001  FireWorks' name for it
+        self.pad.refresh_all({"fw_id": {"$in": kids}, "state": "WAITING"})
 
 
 def site_of(fw_ids: Iterable[int]) -> Doc:

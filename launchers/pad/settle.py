@@ -206,7 +206,7 @@ class Settler:
             except LostLockError:
                 continue  # we slept while we took over another's lock
             except (LockedWorkflowError, ValueError) as error:
-                for outcome in pending.values():
+                for outcome in (*pending.values(), *clashing):
                     result.errors[outcome.launch_id] = error
                 return
             try:
@@ -294,11 +294,9 @@ class Settler:
     def _settle_duplicates(self, batch: list[Outcome]) -> None:
         """Refresh the fireworks of other workflows that share one of these launches."""
         ids = {o.launch_id: o.fw_id for o in batch}
-        shared = self.pad.fireworks.find(
+        self.pad.refresh_all(
             {"launches": {"$in": list(ids)}, "fw_id": {"$nin": list(ids.values())},
-             "state": {"$nin": list(FINISHED)}}, {"fw_id": 1})
-        for fw in list(shared):
-            self.pad._refresh_wf(fw["fw_id"])  # noqa: SLF001  FireWorks' name for it
+             "state": {"$nin": list(FINISHED)}})
 
 
 def _too_large(error: Exception) -> bool:
