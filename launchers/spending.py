@@ -1,0 +1,127 @@
+"""What launches cost, and that no job takes more core-seconds than were set aside for it.
+
+``core_seconds`` in a firework's spec is what all its launches together may take: who made the job
+has reserved as much before. It is held here, where cores are really used, whatever puts the job
+back: a lost node, a longer allocation, more memory, a person.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from pymongo.errors import ConnectionFailure
+
+from orionflow.launchers.cancel import CANCELLED_KEY
+from orionflow.launchers.jobs import Result, failed_action
+from orionflow.launchers.pad.documents import as_time
+from orionflow.launchers.pulse import BEAT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from orionflow.launchers.jobs import ClaimedJob
+
+SET_ASIDE = "core_seconds"
+"""In a firework's spec: whole core-seconds that all its launches together may take."""
+GRANTED = "granted"
+"""In a launch: ``cores``, and the ``seconds`` from its claim on after which it is over."""
+USED_UP = "used_up"
+"""In the details of a failure: what was set aside is used up; with more the job goes on."""
+COST_FIELDS = {"_id": 0, "launch_id": 1, "fw_id": 1, "state": 1, "runtime_secs": 1, GRANTED: 1,
+               "state_history.state": 1, "state_history.created_on": 1,
+               "state_history.updated_on": 1, "action.stored_data._message": 1,
+               f"action.stored_data.{CANCELLED_KEY}": 1}
+"""Of a launch's document, for `core_seconds_of`."""
+# A job that goes on gets no rest that is too short to get further in: less than this share of a
+# whole try, or so many s.
+_WORTH, _SHORTEST = 0.25, 5.0
+# Codes end by themselves so long before their time is over, s.
+_SHARE_OF_NOTICE, _LEAST_NOTICE, _MOST_NOTICE = 0.1, 3.0, 60.0
+
+
+def grant(pad: Any, job: ClaimedJob) -> Result | None:
+    """Note what a claimed job may take, in its launch and in ``job.ends``.
+
+    Returns
+    -------
+    Result or None
+        None: it may start. Else what becomes of it instead: nothing is left of what was set aside
+        for it, or MongoDB could not be asked.
+    """
+    allowed = job.spec.get(SET_ASIDE)
+    if not isinstance(allowed, int):
+        return None
+    cores = _cores(job.spec)
+    try:
+        earlier = list(pad.launches.find(
+            {"fw_id": job.fw_id, "launch_id": {"$ne": job.launch_id}}, COST_FIELDS))
+        seconds = (allowed - sum(core_seconds_of(e, job.spec) for e in earlier)) / cores
+        begun = as_time(job.launch.get("time_start")) or datetime.now(UTC)
+        left = seconds - max((datetime.now(UTC) - begun).total_seconds(), 0.0)
+        enough = max(_SHORTEST, _WORTH * min(job.need.seconds, allowed / cores) if earlier else 0.0)
+        pad.launches.update_one({"launch_id": job.launch_id}, {"$set": {
+            GRANTED: {"cores": cores, "seconds": seconds if left >= enough else 0.0}}})
+    except ConnectionFailure:
+        return Result(job, "READY", "claimed, but not started")
+    if left >= enough:
+        job.ends = time.monotonic() + left
+        job.notice = min(_MOST_NOTICE, max(_LEAST_NOTICE, _SHARE_OF_NOTICE * left))
+        return None
+    job.problem = f"the {allowed / 3600:.3g} core-hours set aside for it are used up"
+    action = failed_action(job.problem)
+    action["stored_data"]["_exception"]["_details"] = {
+        "message": job.problem, "transient": True, USED_UP: True}
+    return Result(job, "FIZZLED", job.problem, action)
+
+
+def core_seconds_of(launch: Mapping[str, Any], spec: Mapping[str, Any]) -> float:
+    """Return what a launch has cost so far, core-seconds.
+
+    Parameters
+    ----------
+    launch
+        Its document, at least `COST_FIELDS`.
+    spec
+        Of its firework. It says how many cores a launch had that does not say so itself.
+    """
+    granted = launch.get(GRANTED)
+    if not isinstance(granted, dict):
+        return _cores(spec) * launch_seconds(launch)
+    # Its launcher has ended it by then, even if it could write so only later.
+    return float(granted["cores"] * min(launch_seconds(launch), granted["seconds"]))
+
+
+def launch_seconds(launch: Mapping[str, Any]) -> float:
+    """Return how long a launch ran, s; up to its last sign of life while it runs or is lost."""
+    start = sign = end = None
+    for entry in launch.get("state_history") or ():
+        if entry.get("state") == "RUNNING":
+            start = start or as_time(entry.get("created_on"))
+            sign = end = as_time(entry.get("updated_on")) or start
+        elif start is not None:
+            end = as_time(entry.get("created_on"))
+    known = launch.get("runtime_secs")
+    seconds = (float(known) if isinstance(known, (int, float)) and known >= 0
+               else _between(start, end))
+    if sign is not None and _ended_by_others(launch):
+        # Found lost an hour later; it may have lived until just before its next heartbeat.
+        seconds = min(seconds, _between(start, sign) + BEAT)
+    return seconds
+
+
+def _ended_by_others(launch: Mapping[str, Any]) -> bool:
+    """Whether somebody else than its own launcher may have written how a launch ended."""
+    stored = (launch.get("action") or {}).get("stored_data") or {}
+    return launch.get("state") == "FIZZLED" and (
+        CANCELLED_KEY in stored or str(stored.get("_message", "")).startswith("lost"))
+
+
+def _between(start: datetime | None, end: datetime | None) -> float:
+    return 0.0 if start is None or end is None else max((end - start).total_seconds(), 0.0)
+
+
+def _cores(spec: Mapping[str, Any]) -> int:
+    asked = spec.get("resources") or {}
+    return int(asked.get("ranks") or 1) * int(asked.get("threads") or 1)
