@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 PYTEST_ARGS ?=
+# Two at once: many tests wait for a daemon or a launcher. `make test WORKERS=0`: one by one.
+WORKERS ?= 2
 
 .PHONY: help demo test check docs system clean
 
@@ -35,7 +37,7 @@ demo: system $(VENV)/.demo
 	$(BIN)/orionflow demo $(DEMO) $(DEMO_ARGS)
 
 test: system $(VENV)/.dev
-	ORIONFLOW_REQUIRE_ALL=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	ORIONFLOW_REQUIRE_ALL=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 check: system $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
     from fireworks import LaunchPad
     from jobflow import JobStore
 
+    from orionflow.launchers.pad import OrionLaunchPad
+
 # The caller's own project and settings are none of the tests' business, session fixtures included.
 _REQUIRED = os.environ.get("ORIONFLOW_REQUIRE_ALL") or os.environ.get("TESTS_REQUIRE_ALL")
 for _name in [n for n in os.environ if n.startswith("ORIONFLOW_")]:
@@ -41,7 +46,10 @@ for _name in ("JOBFLOW_CONFIG_FILE", "FW_CONFIG_FILE", "SLURM_CONF"):
 if _REQUIRED:
     os.environ["TESTS_REQUIRE_ALL"] = "1"  # workers of pytest-xdist inherit it
 REQUIRE_ALL = bool(_REQUIRED)
+FAKES = Path(__file__).parent / "fakes"  # importable for the tests: `pythonpath` of pytest
 AWKWARD = "pro ject's"
+# Too costly for every worker of pytest-xdist to have its own; tests are marked with the first.
+SHARED = ("slurm", "finished_campaign", "unfailed", "wheel")
 # A runner in the background ignores Ctrl-C, and so would every process the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # For tests that call mpirun themselves: as root in containers, on cores other tests use too.
@@ -64,6 +72,15 @@ def _installed(program: str) -> bool:
     return True
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With ``--dist loadgroup`` let one worker run all tests of a costly fixture."""
+    for item in items:
+        used = getattr(item, "fixturenames", ())
+        if name := next((name for name in SHARED if name in used), None):
+            item.add_marker(pytest.mark.xdist_group(name))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Check the needs of a test before its fixtures start anything."""
     for marker in item.iter_markers("needs_code"):
@@ -81,9 +98,22 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(scope="session")
-def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+def quick_folder() -> Iterator[Path]:
+    """Return a folder for databases nobody kills, in memory where there is room.
+
+    Each test makes some thirty indexes, and for each of them MongoDB waits for the disk.
+    """
+    memory = Path("/dev/shm")  # noqa: S108  a private folder is made in it
+    roomy = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 4 * 2**30
+    with tempfile.TemporaryDirectory(prefix="orionflow-tests-",
+                                     dir=memory if roomy else None) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def mongod(quick_folder: Path) -> Iterator[Mongod]:
     """One authenticated MongoDB for the whole session."""
-    server = Mongod(tmp_path_factory.mktemp("mongo") / AWKWARD, cache_gb=0.25)
+    server = Mongod(quick_folder / AWKWARD, cache_gb=0.25)
     server.start()
     yield server
     server.stop()
@@ -117,6 +147,29 @@ def launchpad(project: Path) -> Iterator[LaunchPad]:
     launchpad.reset("", require_password=False)
     yield launchpad
     launchpad.connection.close()
+
+
+@pytest.fixture
+def pad(project: Path) -> Iterator[OrionLaunchPad]:
+    """Return our own LaunchPad of the project."""
+    from orionflow.launchers.launchpad import open_launchpad
+
+    with closing(open_launchpad(project)) as pad:
+        yield pad
+
+
+@pytest.fixture
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let processes that the test starts import tests/fakes, as the test itself can."""
+    monkeypatch.setenv("PYTHONPATH", str(FAKES))
+
+
+@pytest.fixture
+def marks(tmp_path: Path) -> Path:
+    """Return a folder in which jobs note what they do."""
+    folder = tmp_path / "marks"
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture

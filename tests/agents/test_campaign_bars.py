@@ -5,7 +5,6 @@ The workflows are real ones in a real MongoDB. Where the science does not matter
 written by FireWorks' own LaunchPad without running LAMMPS; with live launchers LAMMPS runs.
 """
 
-import multiprocessing
 import os
 import random
 import signal
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from fireworks import FWAction, FWorker
+from killing import FORK, Killer, killed, side_by_side
 from pymongo import monitoring
 
 from orionflow.agents.campaign import Campaign, Campaigns, CampaignState
@@ -25,7 +25,6 @@ from orionflow.errors import PolicyError
 
 pytestmark = [pytest.mark.needs_mongod, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 FULL = os.environ.get("CAMPAIGN_BARS") == "full"
-FORK = multiprocessing.get_context("fork")
 DOCUMENT = """
 name: copper
 owner: ada
@@ -106,6 +105,13 @@ def expect_each_once(campaigns, name, *, submitted=True):
     found = [fw["fw_id"] for fw in db.fireworks.find({"spec.campaign": name}, {"fw_id": 1})]
     assert sorted(nodes) == sorted(found)
     assert len({c.x_hash for c in view.candidates.values()}) == len(view.candidates)
+    # No job may take a core-second that is not reserved.
+    aside = {fw["fw_id"]: fw["spec"]["core_seconds"] for fw in db.fireworks.find(
+        {"spec.campaign": name}, {"fw_id": 1, "spec.core_seconds": 1})}
+    reserved = {f"{name}:{c.seq}": c.reserved for c in view.open}
+    for wf in flows:
+        most = sum(aside[i] for i in wf["nodes"])
+        assert most <= reserved.get(wf["metadata"]["submit_key"], most)
     rows = list(campaigns.ledger.read(name))
     assert max(row["cum"] for row in rows) <= budget_seconds(view.campaign)
     assert rows[-1]["cum"] == view.spent + view.reserved
@@ -117,12 +123,11 @@ def expect_each_once(campaigns, name, *, submitted=True):
 
 # ---------------------------------------------------------------------------------- races
 
-def _race(project, barrier, names):
+def _race(project, names, barrier, number):
     with Campaigns(project) as campaigns:
         for name in names:
             barrier.wait(120)
-            campaigns.advance(name, "racer")
-    os._exit(0)
+            campaigns.advance(name, f"racer {number}")
 
 
 @pytest.mark.parametrize(("advancers", "races"), [(2, 1000 if FULL else 8),
@@ -132,55 +137,19 @@ def test_advances_at_once_make_each_workflow_once(campaigns, project, advancers,
     for name in names:
         begin(campaigns, document(name))
     campaigns.advance(names[0], "first")  # imports, before forking
-    barrier = FORK.Barrier(advancers)
-    children = [FORK.Process(target=_race, args=(project, barrier, names))
-                for _ in range(advancers)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(60 + 10 * races)
-        assert child.exitcode == 0
+    side_by_side(advancers, _race, project, names, timeout=60 + 10 * races)
     for name in names:
         assert len(expect_each_once(campaigns, name).candidates) == 3
 
 
 # ---------------------------------------------------------------------------------- kills
 
-class Killer(monitoring.CommandListener):
-    """Kills its process before the database command of a given number."""
-
-    left = None
-
-    def started(self, event):
-        if self.left is None or event.command_name in {"hello", "ping", "endSessions",
-                                                       "saslStart", "saslContinue"}:
-            return
-        self.left -= 1
-        if self.left < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def succeeded(self, event):
-        pass
-
-    def failed(self, event):
-        pass
-
-
-def _killed(project, name, commands):
+def _advance_killed(project, name, commands):
     killer = Killer()
     monitoring.register(killer)
     with Campaigns(project) as campaigns:
         killer.left = commands
         campaigns.advance(name, "victim")
-    os._exit(0)
-
-
-def kill_at(project, name, commands):
-    child = FORK.Process(target=_killed, args=(project, name, commands))
-    child.start()
-    child.join(120)
-    assert child.exitcode in {0, -signal.SIGKILL}
-    return child.exitcode != 0
 
 
 TRANSIENT = {"error": "CodeError", "message": "QE_KILLED: a signal", "failure_id": "QE_KILLED",
@@ -192,24 +161,27 @@ def test_killed_at_database_calls_each_candidate_is_one_workflow(campaigns, proj
     begin(campaigns, document("warm"))
     campaigns.advance("warm", "first")
     campaigns.cancel("warm", "test")
-    # Every call in the full version; else each ninth, and those after a random start.
-    step = 1 if FULL else 9
-    commands, killed = (0 if FULL else random.randrange(step)), True  # noqa: S311  a start
-    while killed:
+    # Every call in the full version; else each sixteenth, from a random start.
+    step = 1 if FULL else 16
+    commands, was_killed = (0 if FULL else random.randrange(step)), True  # noqa: S311  a start
+    while was_killed:
         name = f"kill{commands}"
         begin(campaigns, document(name, retries=1))
-        killed = kill_at(project, name, commands)
+        was_killed = killed(_advance_killed, project, name, commands)
         campaigns.advance(name, "rescuer")
         assert len(expect_each_once(campaigns, name).candidates) == 3
-        done = [worker.work(), worker.work(TRANSIENT), worker.work()]
+        done = [worker.work(), worker.work({**TRANSIENT, "used_up": True}), worker.work()]
         assert None not in done
-        killed = kill_at(project, name, commands) or killed
+        was_killed = killed(_advance_killed, project, name, commands) or was_killed
         campaigns.advance(name, "rescuer")
         view = expect_each_once(campaigns, name)
         states = [c.state for c in view.candidates.values()]
         assert states.count(CandidateState.DONE) == 2
         assert len(view.open) == 3  # the one tried again, and two new ones
-        assert [len(c.retried) for c in view.candidates.values()].count(1) == 1
+        (retried,) = [c for c in view.candidates.values() if c.retried]
+        assert len(retried.retried) == 1
+        more = campaigns.pad.fireworks.find_one({"fw_id": done[1]})["spec"]["core_seconds"]
+        assert retried.each < more <= retried.reserved
         ready = campaigns.pad.fireworks.count_documents({"spec.campaign": name, "state": "READY"})
         assert ready == 3
         campaigns.cancel(name, "test")
@@ -283,20 +255,13 @@ def _spend(project, barrier, seed):
                 campaigns.add_points("copper", [{"a": rng.uniform(3.3, 4.0)}], "user", f"{seed}")
             except PolicyError:
                 continue
-    os._exit(0)
 
 
 def test_eight_advancers_and_users_never_exceed_the_budget(campaigns, project):
     # A hundred are wanted at once; nine fit.
     begin(campaigns, document(batch_size=100, budget={"core_hours": 0.19}))
-    barrier = FORK.Barrier(8)
-    campaigns.check(document())
-    children = [FORK.Process(target=_spend, args=(project, barrier, n)) for n in range(8)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(600)
-        assert child.exitcode == 0
+    campaigns.check(document())  # imports, before forking
+    side_by_side(8, _spend, project, timeout=600)
     campaigns.advance("copper", "last")
     view = expect_each_once(campaigns, "copper")
     assert len(view.open) >= 6

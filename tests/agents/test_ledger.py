@@ -1,6 +1,5 @@
 """The ledger on a real MongoDB: races, kills at every call, budgets, and an unbroken chain."""
 
-import multiprocessing
 import os
 import random
 import signal
@@ -8,9 +7,9 @@ import time
 from contextlib import suppress
 
 import pytest
+from killing import FORK, Killer, killed, side_by_side
 from pymongo import MongoClient
 from pymongo.errors import DuplicateKeyError
-from pymongo.monitoring import CommandListener
 
 from orionflow.agents.campaign_document import Campaign, CampaignState
 from orionflow.agents.ledger import COLLECTION, BehindError, Ledger
@@ -19,7 +18,6 @@ from orionflow.agents.records import SETTLED, CandidateState, budget_seconds
 from orionflow.errors import InputError, PolicyError, StoreError
 
 pytestmark = pytest.mark.needs_mongod
-FORK = multiprocessing.get_context("fork")
 DOCUMENT = """
 name: alloy
 owner: ada
@@ -106,71 +104,38 @@ def expect_each_once(db, count):
     assert view.spent + view.reserved <= budget_seconds(view.campaign)
 
 
-def _race(access, barrier, wanted):
+def _race(access, wanted, barrier, _number):
     client, db = connect(access)
     db.command("ping")
     for count in wanted:
         barrier.wait(30)
         advance(db, wanted=count)
     client.close()
-    os._exit(0)
 
 
 @pytest.mark.parametrize(("writers", "races"), [(2, 40), (8, 5)])
 def test_advances_at_once_propose_each_point_once(database, db, ledger, writers, races):
     running(ledger, core_hours=1000.0)
-    barrier = FORK.Barrier(writers)
-    wanted = [4 * (n + 1) for n in range(races)]
-    children = [FORK.Process(target=_race, args=(database, barrier, wanted))
-                for _ in range(writers)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(120)
-        assert child.exitcode == 0
+    side_by_side(writers, _race, database, [4 * (n + 1) for n in range(races)])
     expect_each_once(db, 4 * races)
 
 
-class Killer(CommandListener):
-    """Kills its process before the command of a given number, once armed."""
-
-    def __init__(self):
-        self.left = None
-
-    def started(self, event):
-        if self.left is None or event.command_name in {"hello", "ping", "endSessions"}:
-            return
-        self.left -= 1
-        if self.left < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def succeeded(self, event):
-        pass
-
-    def failed(self, event):
-        pass
-
-
-def _killed(access, commands, wanted):
+def _advance_killed(access, commands, wanted):
     killer = Killer()
     _, db = connect(access, event_listeners=[killer])
     db.command("ping")
     killer.left = commands
     advance(db, wanted=wanted)
-    os._exit(0)
 
 
 def test_killed_at_every_database_call_nothing_is_lost_or_doubled(database, db, ledger):
     running(ledger)
     commands = 0
     while True:
-        child = FORK.Process(target=_killed, args=(database, commands, 3))
-        child.start()
-        child.join(60)
-        assert child.exitcode in {0, -signal.SIGKILL}
+        was_killed = killed(_advance_killed, database, commands, 3)
         advance(db, wanted=3)
         expect_each_once(db, 3)
-        if child.exitcode == 0:
+        if not was_killed:
             break
         commands += 1
         db.flows.drop()
@@ -229,18 +194,11 @@ def _spend(access, barrier, seed):
             pass
         tries += 1
     client.close()
-    os._exit(0)
 
 
 def test_eight_writers_never_exceed_the_budget(database, db, ledger):
     running(ledger, core_hours=5.0)
-    barrier = FORK.Barrier(8)
-    children = [FORK.Process(target=_spend, args=(database, barrier, n)) for n in range(8)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(120)
-        assert child.exitcode == 0
+    side_by_side(8, _spend, database)
     rows = list(ledger.read("alloy"))
     assert max(row["cum"] for row in rows) <= 5 * 3600
     assert max(row["cum"] for row in rows) > 4 * 3600  # they did come near it

@@ -59,14 +59,6 @@ def test_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
         folder_story(tmp_path)
 
 
-@pytest.fixture
-def launchpad(project: Path) -> LaunchPad:
-    pad = LaunchPad.from_file(str(project / "my_launchpad.yaml"))
-    pad.reset("", require_password=False)
-    yield pad
-    pad.connection.close()
-
-
 def test_unknown_firework_names_the_ids_there_are(project: Path, launchpad: LaunchPad) -> None:
     with pytest.raises(InputError, match="no firework 7") as caught:
         job_story(7)

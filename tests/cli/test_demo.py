@@ -128,14 +128,6 @@ def test_project_for_a_cluster_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "orionflow.yaml").read_text() == text
 
 
-@pytest.fixture
-def launchpad(project: Path) -> LaunchPad:
-    pad = LaunchPad.from_file(str(project / "my_launchpad.yaml"))
-    pad.reset("", require_password=False)
-    yield pad
-    pad.connection.close()
-
-
 @pytest.mark.needs_mongod
 def test_each_demo_is_a_campaign_of_its_own_and_an_unfinished_one_goes_on(
         project: Path, launchpad: LaunchPad) -> None:

@@ -41,13 +41,14 @@ class Nap(FiretaskBase):
 
 @explicit_serialize
 class Wait(FiretaskBase):
-    """Note the start outside, wait for a file there, note the end."""
+    """Note the start outside, with the own folder; wait for a file there, note the end."""
 
     required_params = ("folder",)
 
     def run_task(self, fw_spec):  # noqa: ARG002  FireWorks passes it
         marks = Path(self["folder"])
-        (marks / "started").touch()
+        (marks / "started.part").write_text(str(Path.cwd()))
+        (marks / "started.part").rename(marks / "started")
         while not (marks / "go").exists():
             time.sleep(0.05)
         with (marks / "ended").open("a") as file:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-from fireworks import FiretaskBase, explicit_serialize
 from jobflow import Flow, Response, job
+from plain_tasks import Wait
 
 from orionflow.errors import CodeError
 from orionflow.launchers.custodian.jobs import CodeJob
@@ -38,24 +37,9 @@ def nap(seconds, folder):
 
 
 @job
-def touch_outside(seconds, folder):
-    """Take some time without any process of its own."""
-    marks = Path(folder)
-    (marks / "started.part").write_text(str(Path.cwd()))
-    (marks / "started.part").rename(marks / "started")
-    time.sleep(seconds)
-    with (marks / "ended").open("a") as file:
-        file.write("x")
-
-
-@explicit_serialize
-class Outside(FiretaskBase):
-    """The same for FireWorks alone: it writes to no JobStore."""
-
-    required_params = ("seconds", "folder")
-
-    def run_task(self, fw_spec):  # noqa: ARG002  FireWorks passes it
-        touch_outside.original(self["seconds"], self["folder"])
+def wait(folder):
+    """As the task in plain_tasks, but the result goes to the JobStore."""
+    Wait(folder=folder).run_task({})
 
 
 @job

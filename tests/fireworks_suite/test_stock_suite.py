@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -73,28 +72,26 @@ def share_out(tests):
 
 
 @pytest.fixture(scope="module")
-def servers():
-    """One mongod without password for each shard, in memory where that is possible."""
-    memory = Path("/dev/shm")  # noqa: S108  a private folder is made in it
-    base = memory if memory.is_dir() and os.access(memory, os.W_OK) else None
+def servers(quick_folder):
+    """One mongod without password for each shard."""
     started = []
-    with tempfile.TemporaryDirectory(dir=base, prefix="orion-suite-") as folder:
-        for number in range(SHARDS):
-            data = Path(folder) / str(number)
-            data.mkdir()
-            port = free_port()
-            process = subprocess.Popen(
-                [find_mongod(), "--dbpath", data, "--port", str(port), "--bind_ip", "127.0.0.1",
-                 "--nounixsocket", "--wiredTigerCacheSizeGB", "0.25", "--quiet"],
-                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            started.append((port, process))
-        for port, _ in started:
-            with pymongo.MongoClient("127.0.0.1", port, serverSelectionTimeoutMS=60_000) as client:
-                client.admin.command("ping")
-        yield [port for port, _ in started]
-        for _, process in started:
-            process.kill()
-            process.wait()
+    for number in range(SHARDS):
+        data = quick_folder / f"shard{number}"
+        data.mkdir()
+        port = free_port()
+        process = subprocess.Popen(
+            [find_mongod(), "--dbpath", data, "--port", str(port), "--bind_ip", "127.0.0.1",
+             "--nounixsocket", "--wiredTigerCacheSizeGB", "0.25", "--quiet"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        started.append((port, data, process))
+    for port, _, _ in started:
+        with pymongo.MongoClient("127.0.0.1", port, serverSelectionTimeoutMS=60_000) as client:
+            client.admin.command("ping")
+    yield [port for port, _, _ in started]
+    for _, data, process in started:
+        process.kill()
+        process.wait()
+        shutil.rmtree(data)
 
 
 @pytest.mark.needs_mongod

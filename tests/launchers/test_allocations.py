@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import signal
-import sys
 from contextlib import closing
 from datetime import datetime
-from pathlib import Path
 
 import numpy as np
 import pytest
+import small_jobs
 from monty.json import MontyDecoder
 from pymatgen.core import Lattice, Structure
 
@@ -19,10 +18,6 @@ from orionflow.launchers.launchpad import open_launchpad
 from orionflow.units import RYDBERG_EV
 from orionflow.workflows.compile import submit
 from orionflow.workflows.registry import make
-
-FAKES = Path(__file__).parents[1] / "fakes"
-sys.path.append(str(FAKES))
-import small_jobs  # noqa: E402
 
 pytestmark = pytest.mark.needs_mongod
 LAUNCHES = 25

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from killing import working_in
 
 from orionflow.launchers.launchpad import open_launchpad
 from orionflow.workflows.compile import submit
@@ -23,18 +24,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.needs_mongod, pytest.mark.needs_code("lmp", "mpirun")]
 ORIONFLOW = Path(sys.executable).with_name("orionflow")
-
-
-def processes_in(folder: str) -> list[str]:
-    """Return the names of processes that work in a folder."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and (entry / "cwd").readlink() == Path(folder):
-                found.append((entry / "comm").read_text().strip())
-        except OSError:  # gone meanwhile
-            continue
-    return found
 
 
 def call(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -61,9 +50,8 @@ def test_cancel_stops_one_lammps_within_15_s_and_its_neighbour_finishes(
                 launch = pad.launches.find_one({"fw_id": fw_id})
                 return str(launch["launch_dir"]) if launch else ""
 
-            wait_until(lambda: folder_of(doomed) and "lmp" in processes_in(folder_of(doomed)),
-                       timeout=120)
-            folder = folder_of(doomed)
+            folder = wait_until(lambda: folder_of(doomed), timeout=120)
+            wait_until(lambda: "lmp" in working_in(folder).values(), timeout=120)
             wait_until((Path(folder) / "restart.a").exists, timeout=60)
             seen = wait_until(lambda: [
                 j for i in json.loads(call("top", "-o", "json").stdout)["launchers"]
@@ -74,7 +62,7 @@ def test_cancel_stops_one_lammps_within_15_s_and_its_neighbour_finishes(
             assert time.monotonic() - began < 15
             assert done.returncode == 0, done.stderr
             assert done.stdout.startswith(f"{doomed} lammps nve: stopped, now DEFUSED")
-            assert processes_in(folder) == []
+            assert working_in(folder) == {}
             out, err = launcher.communicate(timeout=120)
             assert launcher.returncode == 0, err
             assert "1 completed" in out

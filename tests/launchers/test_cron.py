@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+import small_jobs
 import yaml
 
 from orionflow.launchers.cron import (
@@ -27,21 +27,7 @@ from orionflow.launchers.scheduler import Scheduler
 from orionflow.launchers.slurm import Fate
 from orionflow.workflows.compile import submit
 
-FAKES = Path(__file__).parents[1] / "fakes"
-sys.path.append(str(FAKES))
-import small_jobs  # noqa: E402
-
-
-@pytest.fixture(autouse=True)
-def _importable(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(FAKES))
-
-
-@pytest.fixture
-def marks(tmp_path):
-    folder = tmp_path / "marks"
-    folder.mkdir()
-    return folder
+pytestmark = pytest.mark.usefixtures("importable")
 
 
 @pytest.fixture

@@ -22,15 +22,16 @@ import json
 import os
 import shutil
 import signal
-import sys
 import time
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import small_jobs
 import yaml
 from fireworks import Firework, Workflow
+from plain_tasks import Nap, Plain, Wait
 
 from orionflow.launchers.launchpad import open_launchpad
 from orionflow.launchers.process_tree import descendants
@@ -41,32 +42,9 @@ from orionflow.launchers.services.processes import port_taken, wait_for
 from orionflow.workflows.compile import submit
 from orionflow.workflows.registry import get_recipe
 
-FAKES = Path(__file__).parents[1] / "fakes"
-sys.path.append(str(FAKES))
-import small_jobs  # noqa: E402
-from plain_tasks import Nap, Plain, Wait  # noqa: E402
-
-pytestmark = pytest.mark.needs_mongod
+pytestmark = [pytest.mark.needs_mongod, pytest.mark.usefixtures("importable")]
 SPEC = {"_category": "compute"}
 MOST = 120  # s: two minutes, on a machine however busy
-
-
-@pytest.fixture(autouse=True)
-def _importable(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(FAKES))
-
-
-@pytest.fixture
-def pad(project):
-    with closing(open_launchpad(project)) as pad:
-        yield pad
-
-
-@pytest.fixture
-def marks(tmp_path):
-    folder = tmp_path / "marks"
-    folder.mkdir()
-    return folder
 
 
 def states(pad):

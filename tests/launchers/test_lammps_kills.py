@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from killing import working_in
 
 from orionflow.launchers.custodian.lammps_output import parse_output
 
@@ -46,23 +47,8 @@ def wait_until(condition: Callable[[], object], what: str, timeout: float = 30.0
     pytest.fail(f"not within {timeout} s: {what}")
 
 
-def processes(folder: Path) -> dict[int, str]:
-    """Processes that work in a folder, with their names."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                here = (entry / "cwd").readlink() == folder
-                fields = (entry / "stat").read_text()
-            except OSError:
-                continue
-            if here and fields.rpartition(")")[2].split()[0] not in "ZX":
-                found[int(entry.name)] = fields.partition("(")[2].rpartition(")")[0]
-    return found
-
-
 def named(folder: Path, name: str) -> list[int]:
-    return [pid for pid, n in processes(folder).items() if n.startswith(name)]
+    return [pid for pid, n in working_in(folder).items() if n.startswith(name)]
 
 
 @pytest.fixture
@@ -73,7 +59,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     script = (DATA / "LAMMPS_KILLED" / "in.lammps").read_text()
     (place / "in.lammps").write_text(script.replace("run 1000000", "run 16000"))
     yield place
-    for pid in processes(place):
+    for pid in working_in(place):
         os.kill(pid, signal.SIGKILL)
 
 
@@ -109,7 +95,7 @@ def test_killed_rank_or_mpirun_is_continued_from_the_restart_file(
     assert (folder / "in.lammps").read_bytes() == before
     joined = parse_output((folder / "log.lammps").read_text()).runs[-1]
     assert [int(s) for s in joined.column("Step")] == list(range(0, 16001, 100))
-    assert processes(folder) == {}
+    assert working_in(folder) == {}
 
 
 @pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGTERM])
@@ -121,7 +107,7 @@ def test_killed_launcher_leaves_no_orphan_and_the_next_goes_on(
     os.kill(process.pid, sig)
     process.communicate(timeout=30)
     assert process.returncode != 0
-    wait_until(lambda: not processes(folder), "no process left", timeout=10)
+    wait_until(lambda: not working_in(folder), "no process left", timeout=10)
     assert json.loads((folder / "orionflow_run.json").read_text())["state"] != "done"
     again = start(folder)
     out, err = again.communicate(timeout=90)
@@ -153,6 +139,6 @@ def test_full_disk_is_no_success(tmp_path: Path) -> None:
         _, err = process.communicate(timeout=60)
         assert process.returncode != 0
         assert "LAMMPS_DISK_FULL" in err
-        assert processes(place) == {}
+        assert working_in(place) == {}
     finally:
         subprocess.run(["umount", place], check=True)

@@ -7,10 +7,11 @@ import shutil
 import signal
 import threading
 import time
-from pathlib import Path
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
+from killing import working_in
 
 from orionflow.errors import CodeError
 from orionflow.launchers.context import JobContext
@@ -21,6 +22,8 @@ from orionflow.launchers.resources import Resources
 from orionflow.settings import load_settings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from orionflow.launchers.record import RunRecord
 
 pytestmark = pytest.mark.needs_code("lmp", "mpirun")
@@ -81,13 +84,10 @@ def test_killed_part_with_late_neighbour_lists_is_not_continued(tmp_path: Path) 
         "restart 500 one.restart two.restart\nrun 8000\n")
 
     def kill() -> None:
-        for entry in Path("/proc").iterdir():
-            try:
-                if entry.name.isdigit() and (entry / "cwd").readlink() == folder and (
-                        "lmp" in (entry / "comm").read_text()):
-                    os.kill(int(entry.name), signal.SIGKILL)
-            except OSError:
-                continue
+        for pid, name in working_in(folder).items():
+            if "lmp" in name:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def watch() -> None:
         end = time.monotonic() + 60

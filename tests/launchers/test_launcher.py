@@ -12,38 +12,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import small_jobs
 
 from orionflow.launchers.identity import LauncherIdentity
-from orionflow.launchers.launchpad import open_launchpad
 from orionflow.launchers.recovery import recover
 from orionflow.launchers.rocket import SPOOL_FILE
 from orionflow.launchers.services.processes import ProcessIdentity
 from orionflow.workflows.compile import submit
 
-FAKES = Path(__file__).parents[1] / "fakes"
-sys.path.append(str(FAKES))
-import small_jobs  # noqa: E402
-
-pytestmark = pytest.mark.needs_mongod
-
-
-@pytest.fixture(autouse=True)
-def _importable(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(FAKES))
-
-
-@pytest.fixture
-def pad(project):
-    pad = open_launchpad(project)
-    yield pad
-    pad.connection.close()
-
-
-@pytest.fixture
-def marks(tmp_path):
-    folder = tmp_path / "marks"
-    folder.mkdir()
-    return folder
+pytestmark = [pytest.mark.needs_mongod, pytest.mark.usefixtures("importable")]
 
 
 def states(pad):
@@ -319,8 +296,7 @@ def test_orphans_of_a_dead_launcher_are_killed(project, pad, marks, wait_until):
 KILLED_AT_CALL = """
 import os, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-project = Path(sys.argv[2])
+project = Path(sys.argv[1])
 os.environ.update(ORIONFLOW_PROJECT=str(project), JOBFLOW_CONFIG_FILE=str(project / "jobflow.yaml"),
                   FW_CONFIG_FILE=str(project / "FW_config.yaml"))
 os.chdir(project)
@@ -390,7 +366,7 @@ for line in sys.stdin:
 
 def test_killed_at_every_write_of_a_launch_the_workflow_still_ends_right(project, pad):
     """SIGKILL before the n-th write of a job that replaces itself, for every n; then recovery."""
-    worker = subprocess.Popen([sys.executable, "-c", KILLED_AT_CALL, str(FAKES), str(project)],
+    worker = subprocess.Popen([sys.executable, "-c", KILLED_AT_CALL, str(project)],
                               stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                               stderr=subprocess.DEVNULL, text=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 
 import pytest
@@ -10,17 +9,7 @@ import pytest
 from orionflow.launchers.workers import Died, WorkerPool
 from orionflow.launchers.zygote import Zygote
 
-
-@pytest.fixture(autouse=True)
-def _no_hang():
-    def over(*_):
-        raise TimeoutError
-
-    old = signal.signal(signal.SIGALRM, over)
-    signal.alarm(20)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, old)
+pytestmark = pytest.mark.timeout(60)
 
 
 def test_job_given_out_after_the_zygote_died_is_reported_dead(monkeypatch):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -14,20 +13,12 @@ from typer.testing import CliRunner
 
 from orionflow.cli import app
 from orionflow.launchers.identity import LauncherIdentity
-from orionflow.launchers.launchpad import open_launchpad
 from orionflow.launchers.status import COLLECTION, StatusReader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.needs_mongod
-
-
-@pytest.fixture
-def pad(project: Path) -> Iterator[Any]:
-    with closing(open_launchpad(project)) as pad:
-        yield pad
 
 
 def launcher(pad: Any, *, ago: float = 0.0, **fields: Any) -> None:

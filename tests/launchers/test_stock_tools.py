@@ -19,22 +19,15 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+import small_jobs
 from fireworks import Firework, FWorker, LaunchPad, Workflow
+from plain_tasks import Plain
 
 from orionflow.launchers.project import LAUNCHPAD_FILE, init_project, project_environment
 from orionflow.launchers.services.processes import free_port
 
 FAKES = Path(__file__).parents[1] / "fakes"
-sys.path.append(str(FAKES))
-import small_jobs  # noqa: E402
-from plain_tasks import Plain  # noqa: E402
-
-pytestmark = pytest.mark.needs_mongod
-
-
-@pytest.fixture(autouse=True)
-def _importable(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(FAKES))
+pytestmark = [pytest.mark.needs_mongod, pytest.mark.usefixtures("importable")]
 
 
 OLD = "2020-01-01T00:00:00+00:00"
@@ -316,16 +309,16 @@ def test_web_page_of_stock_fireworks_shows_our_workflows(sides, wait_until):
     process = small_jobs.command("lpad", "webgui", "-s", "--port", port, cwd=ours.project,
                                  start_new_session=True)
 
-    def page():
-        address = f"http://127.0.0.1:{port}/fw/1/details"
+    def page(path):
         try:
-            with urllib.request.urlopen(address, timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=5) as answer:
                 return answer.read().decode()
         except OSError:
             return ""
 
     try:
-        assert "seen on the page" in wait_until(page, timeout=60)
+        assert "seen on the page" in wait_until(lambda: page("fw/1/details"), timeout=60)
+        assert "seen on the page" in page("wf")
     finally:
         process.terminate()
         process.communicate(timeout=30)

@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import sys
-import urllib.request
 from pathlib import Path
 
 import pytest
-
-from orionflow.launchers.deaths import processes_of
-from orionflow.launchers.launchpad import open_launchpad
-from orionflow.launchers.services.processes import free_port
-
-sys.path.append(str(Path(__file__).parents[1] / "fakes"))
 from small_jobs import command, run
 
+from orionflow.launchers.deaths import processes_of
+
 SI = "Si diamond 5.43"
-
-
-@pytest.fixture
-def pad(project):
-    pad = open_launchpad(project)
-    yield pad
-    pad.close()
 
 
 def test_recipes_are_listed_and_described():
@@ -138,30 +123,6 @@ def test_recover_and_cron_status_say_that_all_is_well(project):
     assert run("orionflow", "cron", "--status")[1] == "cron has never run in this project\n"
     run("orionflow", "cron")
     assert "last run" in run("orionflow", "cron", "--status")[1]
-
-
-@pytest.mark.needs_mongod
-def test_stock_webgui_shows_our_workflows(project, pad, wait_until):
-    from small_jobs import add
-
-    from orionflow.workflows.compile import submit
-
-    submit(add(1, 1), name="seen in the browser")
-    port = free_port()
-    process = command("lpad", "webgui", "-s", "--port", port, cwd=project,
-                      start_new_session=True)
-    try:
-        def page():
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/wf", timeout=5) as answer:
-                    return answer.read().decode()
-            except OSError:
-                return ""
-
-        assert "seen in the browser" in wait_until(page, timeout=40)
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.communicate()
 
 
 def test_commands_outside_a_project_say_how_to_make_one(tmp_path):

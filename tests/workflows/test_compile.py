@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
+from contextlib import closing
 
 import pytest
+import small_jobs
 from jobflow import Flow, job
+from killing import WRITES, Killer, killed
+from pymongo import monitoring
+from small_jobs import add
 
 from orionflow.errors import ConfigError, InputError
 from orionflow.launchers.launchpad import open_launchpad
 from orionflow.launchers.recovery import recover
 from orionflow.workflows.compile import compile_flow, request_hash, submit
 
-FAKES = Path(__file__).parents[1] / "fakes"
-pytestmark = pytest.mark.needs_mongod
-
-
-@pytest.fixture(autouse=True)
-def _importable(monkeypatch):
-    monkeypatch.syspath_prepend(str(FAKES))
-    monkeypatch.setenv("PYTHONPATH", str(FAKES))
-
-
-@pytest.fixture
-def pad(project):
-    pad = open_launchpad(project)
-    yield pad
-    pad.connection.close()
+pytestmark = [pytest.mark.needs_mongod, pytest.mark.usefixtures("importable")]
 
 
 def chain():
-    from small_jobs import add
-
     first = add(1, 2)
     return Flow([first, add(first.output, 3)], name="chain")
 
@@ -63,8 +50,6 @@ def test_submit_writes_category_resources_and_labels_on_every_firework(project, 
 
 @pytest.mark.parametrize("kind", ["replaces", "detours", "adds"])
 def test_jobs_made_while_running_carry_the_same_labels(kind, project, pad, job_store):
-    import small_jobs
-
     submit(getattr(small_jobs, kind)(), resources={"ranks": 2}, campaign="c", priority=3,
            tags=["t"], owner="ann")
     code, _, err = small_jobs.run("orionflow", "launch")
@@ -121,8 +106,6 @@ def test_wrong_kinds_of_values_are_refused_by_name(wrong, named, project):
 
 
 def test_single_job_gives_its_workflow_its_name(project):
-    from small_jobs import add
-
     assert compile_flow(add(1, 2)).name == "add"
 
 
@@ -173,14 +156,13 @@ def test_key_of_another_request_is_refused(project, pad):
 
 
 SUBMIT_OFTEN = """
-import sys, time
-sys.path.insert(0, sys.argv[1])
+import sys
 from pathlib import Path
 from jobflow import Flow
 from small_jobs import add
 from orionflow.workflows.compile import submit
 
-project = Path(sys.argv[2])
+project = Path(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
 for n in range(15):
@@ -192,7 +174,7 @@ for n in range(15):
 
 
 def test_two_processes_with_the_same_keys_make_one_workflow_each(project, pad):
-    both = [subprocess.Popen([sys.executable, "-c", SUBMIT_OFTEN, str(FAKES), str(project)],
+    both = [subprocess.Popen([sys.executable, "-c", SUBMIT_OFTEN, str(project)],
                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             for _ in range(2)]
     for process in both:
@@ -209,35 +191,12 @@ def test_two_processes_with_the_same_keys_make_one_workflow_each(project, pad):
     assert pad.fireworks.count_documents({"state": "READY"}) == 15
 
 
-KILLED_AT_CALL = """
-import os, signal, sys
-sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-from pymongo import monitoring
-from jobflow import Flow
-from small_jobs import add
-from orionflow.launchers import launchpad
-from orionflow.workflows.compile import submit
-
-class Killer(monitoring.CommandListener):
-    calls = 0
-    armed = False
-    def started(self, event):
-        if self.armed and event.command_name in {"insert", "update", "delete", "findAndModify"}:
-            Killer.calls += 1
-            if Killer.calls == int(sys.argv[3]):
-                os.kill(os.getpid(), signal.SIGKILL)
-    def succeeded(self, event): pass
-    def failed(self, event): pass
-
-killer = Killer()
-monitoring.register(killer)
-pad = launchpad.open_launchpad(Path(sys.argv[2]))
-killer.armed = True
-first = add(1, 2)
-submit(Flow([first, add(first.output, 3)], name="chain"), project=Path(sys.argv[2]),
-       key=sys.argv[4] or None, launchpad=pad)
-"""
+def _submit_killed(project, key, number):
+    killer = Killer(only=WRITES)
+    monitoring.register(killer)
+    with closing(open_launchpad(project)) as pad:
+        killer.left = number - 1
+        submit(chain(), project=project, key=key or None, launchpad=pad)
 
 
 @pytest.mark.parametrize("key", ["k", ""])
@@ -247,11 +206,7 @@ def test_killed_at_every_write_of_a_submission_leaves_nothing_half_added(key, pr
 
     stock = LaunchPad.from_file(str(project / "my_launchpad.yaml"))
     for number in range(1, 9):
-        done = subprocess.run(
-            [sys.executable, "-c", KILLED_AT_CALL, str(FAKES), str(project), str(number), key],
-            capture_output=True, text=True, check=False)
-        survived = done.returncode == 0
-        assert survived or done.returncode == -signal.SIGKILL, done.stderr
+        survived = not killed(_submit_killed, project, key, number)
         # What is left disturbs no stock tool: all READY fireworks have a workflow, all
         # workflows all their fireworks.
         for fw_id in stock.get_fw_ids({"state": "READY"}):
@@ -278,8 +233,6 @@ def test_killed_at_every_write_of_a_submission_leaves_nothing_half_added(key, pr
 
 
 def test_submission_of_500_jobs_takes_seconds(project, pad):
-    from small_jobs import add
-
     began = time.monotonic()
     result = submit(Flow([add(1, n) for n in range(500)]))
     assert len(result.fw_ids) == 500

@@ -18,14 +18,6 @@ from orionflow.launchers.doctor.finding import Finding, Site
 pytestmark = pytest.mark.needs_mongod
 
 
-@pytest.fixture
-def launchpad(project: Path) -> LaunchPad:
-    pad = LaunchPad.from_file(str(project / "my_launchpad.yaml"))
-    pad.reset("", require_password=False)
-    yield pad
-    pad.connection.close()
-
-
 def add(pad: LaunchPad, n: int = 1, **spec: object) -> list[int]:
     ids = []
     for _ in range(n):

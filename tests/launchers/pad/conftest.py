@@ -1,13 +1,7 @@
-import sys
-from pathlib import Path
-
 import pytest
 from fireworks import LaunchPad
 
 from orionflow.launchers.pad import OrionLaunchPad
-
-# In importlib mode a folder of tests is no import path; its helpers are in pad_tools.py.
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 def open_as(cls, access, **options):

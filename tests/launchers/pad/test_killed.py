@@ -1,41 +1,16 @@
 """A process is killed before each command it sends; a sweep must put everything right."""
 
-import multiprocessing
-import os
-import signal
-
 import pytest
 from fireworks import FWAction, LaunchPad, Workflow
+from killing import Killer, killed
 from pad_tools import WORKER, noop, problems, run_all, states
-from pymongo.monitoring import CommandListener
 
 from orionflow.launchers.pad import OrionLaunchPad, Outcome, locks
 
 pytestmark = pytest.mark.needs_mongod
-FORK = multiprocessing.get_context("fork")
 
 
-class Killer(CommandListener):
-    """Kills its process before the command of a given number, once armed."""
-
-    def __init__(self):
-        self.left = None
-
-    def started(self, event):  # noqa: ARG002  pymongo's signature
-        if self.left is None:
-            return
-        self.left -= 1
-        if self.left < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def succeeded(self, event):
-        pass
-
-    def failed(self, event):
-        pass
-
-
-def _child(cls, access, work, commands):
+def _work_killed(cls, access, work, commands):
     killer = Killer()
     pad = cls(host=access.host, port=access.port, name=access.name, username=access.username,
               password=access.password, authsource=access.auth_source, strm_lvl="CRITICAL",
@@ -43,16 +18,6 @@ def _child(cls, access, work, commands):
     pad.fireworks.find_one()  # connect first
     killer.left = commands
     work(pad)
-    os._exit(0)
-
-
-def killed_after(cls, access, work, commands):
-    """Run ``work`` in a process killed after that many commands; True if it was."""
-    child = FORK.Process(target=_child, args=(cls, access, work, commands))
-    child.start()
-    child.join(60)
-    assert child.exitcode in {0, -signal.SIGKILL}
-    return child.exitcode != 0
 
 
 def clean_up(pad):
@@ -120,7 +85,7 @@ def every_moment(cls, access, pad, *, prepare, work, check):
     while True:
         pad.reset("", require_password=False)
         prepare(pad)
-        was_killed = killed_after(cls, access, work, commands)
+        was_killed = killed(_work_killed, cls, access, work, commands)
         clean_up(pad)
         check(commands)
         if not was_killed:

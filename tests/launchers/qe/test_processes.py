@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from killing import working_in
 
 from orionflow.launchers.machine import load_machine
 from orionflow.launchers.run_input import Exit, parse_steps, run_input
@@ -27,19 +28,7 @@ WORK = {"ecut": "24.0", "kpoints": "automatic\n  6 6 6 0 0 0",
 
 def processes(folder: Path, name: str = "") -> list[int]:
     """Return the processes that work in a folder."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            if (entry / "cwd").readlink() == folder and name in (
-                    (entry / "comm").read_text()):
-                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
-                if state not in "ZX":
-                    found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
+    return [pid for pid, found in working_in(folder).items() if name in found]
 
 
 def wait_until(condition, timeout=60.0):
