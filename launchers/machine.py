@@ -72,7 +72,8 @@ class MachineProfile(BaseModel):
     constraint: str | None = None
     modules: tuple[str, ...] = ()
     environment: dict[str, str] = Field(default_factory=dict)
-    scratch: Path | None = Field(default=None, description="Folder for temporary files of a job.")
+    scratch: Path | None = Field(
+        default=None, description="Folder in which `orionflow doctor` looks for room, too.")
     allocation: AllocationProfile = AllocationProfile()
 
     @property
