@@ -12,7 +12,7 @@ from orionflow.agents.campaign_document import (
 )
 from orionflow.agents.candidates import build, check_objectives
 from orionflow.agents.ledger import BehindError, Ledger
-from orionflow.agents.proposers import get_proposer
+from orionflow.agents.proposers import check_proposer, get_proposer
 from orionflow.agents.status import CampaignStatus, status_of
 from orionflow.agents.step import AdvanceReport, Step, write_down
 from orionflow.agents.uncertainty import note, noted
@@ -120,6 +120,7 @@ class Campaigns:
         """
         from orionflow.agents.candidates import load
 
+        check_proposer(campaign.proposer.name, campaign.space)
         built, problem = None, None
         for point in _samples(campaign):
             try:

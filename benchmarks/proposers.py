@@ -1,9 +1,10 @@
 """How near the proposers come to known optima of test functions.
 
-    python benchmarks/proposers.py [--seeds 10] [--evaluations 30] [--batch 1] [method ...]
+    python benchmarks/proposers.py [--seeds 10] [--first-seed 0] [--evaluations 30] [--batch 1]
+        [method ...]
 
-Prints the regret (best value found minus the true minimum) over seeds. Optuna's TPE is run beside
-our own where it is installed; it is no dependency.
+Prints the regret (best value found minus the true minimum) over seeds. Optuna's TPE and BayBE
+(extra `baybe`) are run beside our own where they are installed.
 """
 
 from __future__ import annotations
@@ -65,11 +66,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("methods", nargs="*", help="default: all")
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--evaluations", type=int, default=30)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--functions", nargs="+", default=sorted(FUNCTIONS))
     args = parser.parse_args()
-    methods: dict[str, Callable[..., float]] = {n: ours(n) for n in proposer_names()}
+    methods: dict[str, Callable[..., float]] = {
+        n: ours(n) for n in proposer_names() if n != "baybe" or importlib.util.find_spec(n)}
     if importlib.util.find_spec("optuna"):
         methods["optuna TPE"] = tpe
     table: list[list[Any]] = []
@@ -79,7 +82,7 @@ def main() -> None:
         begin = time.perf_counter()
         for function in args.functions:
             regrets = [methods[name](FUNCTIONS[function], seed, args.evaluations, args.batch)
-                       for seed in range(args.seeds)]
+                       for seed in range(args.first_seed, args.first_seed + args.seeds)]
             row += [float(np.median(regrets)), float(np.max(regrets))]
             results[f"{name} {function}"] = [round(r, 5) for r in regrets]
         spent = time.perf_counter() - begin

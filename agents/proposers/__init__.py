@@ -17,6 +17,7 @@ from orionflow.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import ModuleType
 
     from orionflow.agents.space import Point, Space
 
@@ -26,6 +27,7 @@ _PROPOSERS = {
     "latin": "Latin hypercube: each coordinate evenly covered",
     "grid": "a regular grid, refined when used up",
     "bayesian": "a Gaussian process and expected improvement: few, expensive evaluations",
+    "baybe": "BayBE's Gaussian process (extra `baybe`, with PyTorch)",
     "genetic": "selection, crossover and mutation: many cheap evaluations, rough landscapes",
 }
 
@@ -70,10 +72,28 @@ def get_proposer(name: str) -> Proposer:
     """
     if name not in _PROPOSERS:
         raise InputError(f"there is no proposer {name!r}", hint=suggest(name, _PROPOSERS))
-    module = "sobol" if name == "latin" else name
-    found: Proposer = getattr(import_module(f"{__name__}.{module}"),
-                              "propose_latin" if name == "latin" else "propose")
+    found: Proposer = getattr(_module(name), "propose_latin" if name == "latin" else "propose")
     return found
+
+
+def check_proposer(name: str, space: Space) -> None:
+    """Refuse a proposer that could not search a space; most can search any.
+
+    Raises
+    ------
+    ConfigError
+        What it needs is not installed.
+    InputError
+        There is none of that name, or it can't search this space.
+    """
+    get_proposer(name)
+    check = getattr(_module(name), "check", None)
+    if check is not None:
+        check(space)
+
+
+def _module(name: str) -> ModuleType:
+    return import_module(f"{__name__}.{'sobol' if name == 'latin' else name}")
 
 
 def known_hashes(rows: Sequence[Trial], pending: Sequence[Point]) -> set[str]:

@@ -6,6 +6,7 @@ ten degrees of freedom.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from orionflow.agents.proposers import Trial, known_hashes, sobol
 from orionflow.agents.proposers import random as uniform
 from orionflow.agents.space import hash_point
+from orionflow.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +36,13 @@ _NEAR, _HOPE = 0.1, 0.05
 def initial_points(space: Space) -> int:
     """Return how many points are spread evenly before a model is asked."""
     return min(max(space.dimension + 2, 4), 12)
+
+
+def check(space: Space) -> None:  # noqa: ARG001  any space can be searched
+    """Refuse, as a ConfigError, to search without scikit-learn."""
+    if find_spec("sklearn") is None:
+        raise ConfigError("the proposer 'bayesian' needs scikit-learn, which is not installed",
+                          hint="pip install 'orionflow[agents]'")
 
 
 def propose(space: Space, rows: Sequence[Trial], pending: Sequence[Point], k: int,
