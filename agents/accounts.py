@@ -19,7 +19,7 @@ from pymongo.write_concern import WriteConcern
 from orionflow.errors import PolicyError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from pymongo.database import Database
 
@@ -41,11 +41,17 @@ class Entry(BaseModel):
     day
         UTC day it counts for.
     core_seconds, fireworks
-        Asked for.
+        Asked for; once it has ended, what it has really cost.
     campaign
         Whose budget it takes from, if any.
     running
         Its effect is not known to be complete.
+    plan
+        What was committed.
+    before
+        Core-seconds that the jobs it runs again had taken before.
+    settled
+        Its real cost is known.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -57,6 +63,9 @@ class Entry(BaseModel):
     fireworks: int
     campaign: str | None = None
     running: bool = True
+    plan: str = ""
+    before: float = 0.0
+    settled: bool = False
     at: datetime
 
 
@@ -83,8 +92,16 @@ class Account(BaseModel):
         """Return the entry of a commit."""
         return next((e for e in self.entries if (e.agent, e.key) == (agent, key)), None)
 
+    def unsettled(self, day: str) -> list[Entry]:
+        """Return the commits of a day that are complete, and whose real cost is not known."""
+        return [e for e in self.entries if e.day == day and e.plan and e.core_seconds
+                and not e.running and not e.settled]
+
     def asked(self, day: str, agent: str | None = None) -> int:
-        """Return the core-seconds asked for on a day, by one agent or all."""
+        """Return the core-seconds asked for on a day, by one agent or all.
+
+        Of what has ended, those that it took.
+        """
         return sum(e.core_seconds for e in self.entries
                    if e.day == day and agent in {None, e.agent})
 
@@ -166,6 +183,28 @@ class Accounts:
             return True
 
         self._change(change)
+
+    def correct(self, costs: Mapping[tuple[str, str], int]) -> Account:
+        """Replace what commits had set aside by what they cost, each once; return the account.
+
+        Parameters
+        ----------
+        costs
+            Core-seconds by agent and key.
+        """
+        found = Account()
+
+        def change(account: Account) -> bool:
+            nonlocal found
+            found, changed = account, False
+            for (agent, key), cost in costs.items():
+                entry = account.find(agent, key)
+                if entry is not None and not (entry.settled or entry.running):
+                    entry.core_seconds, entry.settled, changed = cost, True, True
+            return changed
+
+        self._change(change)
+        return found
 
     def stop(self, who: str, why: str) -> int:
         """Refuse every write from now on, in every server; return the commits still under way."""

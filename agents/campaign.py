@@ -35,6 +35,8 @@ __all__ = ["AdvanceReport", "Campaign", "CampaignState", "CampaignStatus", "Camp
 _PATIENCE = 200
 _SAMPLES = 5
 _LATE = timedelta(days=1)
+# With less a job has not begun before its time is over, s.
+_LEAST = 10.0
 
 
 class Campaigns:
@@ -134,6 +136,11 @@ class Campaigns:
         check_objectives(campaign, built)
         compile_flow(load(built.text), project=self.project, campaign=campaign.name,
                      owner=campaign.owner, resources=campaign.resources.parsed())
+        seconds = campaign.reservation_of_job(built.jobs) / campaign.resources.parsed().cores
+        if seconds < _LEAST:
+            raise InputError(
+                f"budget: each of a candidate's {built.jobs} job(s) would have {seconds:.3g} s",
+                hint="raise budget.core_hours_each; or leave it out and give resources.walltime")
         if campaign.reservation(built.jobs) > campaign.budget.core_hours * 3600:
             raise InputError(
                 f"budget: {campaign.budget.core_hours:g} core-hours do not suffice for one "

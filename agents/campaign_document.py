@@ -208,8 +208,9 @@ class Budget(StrictModel):
     core_hours
         Of all candidates together.
     core_hours_each
-        Reserved for a candidate until its real cost is known. Without it as much as its jobs can
-        take at all: ranks times threads times ``resources.walltime``, which must be given then.
+        Reserved for a candidate until its real cost is known, its jobs share it alike; one that
+        needs more is stopped, and goes on once more is reserved. Without it each job may take
+        ranks times threads times ``resources.walltime``, which must be given then.
     evaluations
         Candidates.
     until
@@ -327,6 +328,10 @@ class Campaign(StrictModel):
             return max(math.ceil(self.budget.core_hours_each * 3600), 1)
         asked = self.resources.parsed()
         return jobs * asked.cores * asked.walltime
+
+    def reservation_of_job(self, jobs: int = 1) -> int:
+        """Return the core-seconds that one of so many jobs may take before it asks for more."""
+        return max(self.reservation(jobs) // jobs, 1)
 
     def loss(self, values: Sequence[float], weights: Sequence[float] | None = None) -> float:
         """Return the one number to be minimised.

@@ -16,6 +16,8 @@ from orionflow.agents.strict import suggest
 from orionflow.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from jobflow import Flow, Job
 
     from orionflow.agents.campaign_document import Campaign
@@ -33,7 +35,7 @@ class Built:
     expects
         Id (uuid) of the job whose result holds the values.
     jobs
-        Number of jobs to begin with.
+        Number of jobs at most, those made while it runs included.
     """
 
     text: str
@@ -91,7 +93,19 @@ def build(campaign: Campaign, point: Point) -> Built:
     flow = make(campaign.recipe, structure, parameters)
     jobs = _jobs(flow)
     expects = _output_uuid(flow) or jobs[-1].uuid
-    return Built(json.dumps(flow, cls=MontyEncoder, allow_nan=False), expects, len(jobs))
+    return Built(json.dumps(flow, cls=MontyEncoder, allow_nan=False), expects,
+                 max(len(jobs), most_jobs(campaign.recipe, parameters)))
+
+
+def most_jobs(recipe: str, parameters: Mapping[str, Any]) -> int:
+    """Return how many jobs a workflow of a recipe has at most, those made while it runs too."""
+    from orionflow.workflows.registry import get_recipe
+
+    found = get_recipe(recipe)
+    if found.step is None:
+        return 1
+    frames = parameters.get("number_of_frames", found.parameters()["number_of_frames"].default)
+    return int(frames) + 3  # a relaxation before, the job that makes the points, the fit
 
 
 def load(text: str) -> Flow | Job:

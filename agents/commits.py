@@ -10,6 +10,8 @@ from orionflow.agents import planning
 from orionflow.agents.accounts import Entry, check_day, refuse_when_stopped, today
 from orionflow.agents.answers import clean, clean_text
 from orionflow.agents.effects import carry_out
+from orionflow.agents.refunds import refund
+from orionflow.analysis.outcomes import spent_by
 from orionflow.errors import InputError, PolicyError
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ def make_plan(backend: Backend, agent: str, request: StrictModel) -> dict[str, A
     """
     policy, account = backend.policy(), backend.accounts.read()
     refuse_when_stopped(account)
+    account = refund(backend)
     proposal = _propose(backend, agent, request)
     planning.limits(backend, agent, proposal, policy, account)
     _check_day(backend, agent, proposal)
@@ -110,11 +113,19 @@ def _pay(backend: Backend, plan: Plan, key: str) -> None:
                           "core-hours)", rule="approval_above",
                           asked=plan.core_seconds / 3600, allowed=policy.approval_above,
                           hint=f"orionflow agent approve {plan.id}, then commit again")
+    refund(backend)
     entry = Entry(agent=plan.agent, key=key, day=today(), core_seconds=plan.core_seconds,
-                  fireworks=plan.fireworks, campaign=plan.campaign, at=datetime.now(UTC))
+                  fireworks=plan.fireworks, campaign=plan.campaign, at=datetime.now(UTC),
+                  plan=plan.id, before=_before(backend, plan))
     backend.accounts.reserve(
         entry, policy, lambda now: planning.limits(backend, plan.agent, plan, policy, now))
     backend.plans.use(plan, key)
+
+
+def _before(backend: Backend, plan: Plan) -> float:
+    """Return what jobs that are to run again have taken so far, core-seconds."""
+    rerun = plan.kind == "control" and plan.core_seconds and plan.campaign is None
+    return sum(spent_by(backend.pad.db, plan.request["fw_ids"]).values()) if rerun else 0.0
 
 
 def _check_again(backend: Backend, plan: Plan) -> None:

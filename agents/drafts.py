@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from orionflow.agents.campaign_document import Campaign
+from orionflow.agents.candidates import most_jobs
 from orionflow.agents.policy import AgentPolicy, Rule, owner_of
 from orionflow.agents.requests import (  # noqa: TC001  pydantic reads them at run time
     CampaignName,
@@ -178,8 +179,16 @@ class PlanCampaign(StrictModel):
         named(self.parameters)
         return self
 
-    def campaign(self, agent: str, policy: AgentPolicy) -> Campaign:
+    def campaign(self, agent: str, policy: AgentPolicy,
+                 node_memory: int | None = None) -> Campaign:
         """Return the campaign document, checked against recipe and policy.
+
+        Parameters
+        ----------
+        agent, policy
+            Who drafts it, and what agents may do.
+        node_memory
+            What a node has, MiB, where that is known.
 
         Raises
         ------
@@ -189,8 +198,8 @@ class PlanCampaign(StrictModel):
             The policy does not allow it.
         """
         fixed = named(self.parameters)
-        resources = Resources.parse(self.resources.model_dump(exclude_none=True))
-        policy.check_resources(resources)
+        resources = policy.confine(
+            Resources.parse(self.resources.model_dump(exclude_none=True)), node_memory)
         policy.check_campaign_budget(self.core_hours)
         policy.check_parameters(self.recipe, fixed)
         for entry in self.varied:
@@ -218,7 +227,8 @@ class PlanCampaign(StrictModel):
             "budget": {"core_hours": self.core_hours, "core_hours_each": each,
                        "evaluations": self.evaluations},
             "stopping": self.stopping.model_dump(exclude_none=True),
-            "resources": self.resources.model_dump(exclude_none=True),
+            "resources": self.resources.model_dump(exclude_none=True) | {
+                "memory": resources.memory},
             "approval_above": policy.approval_above or None,
         }, source="campaign")
 
@@ -261,15 +271,6 @@ def named(values: tuple[NamedValue, ...]) -> dict[str, Any]:
     return {v.name: v.value for v in values}
 
 
-def most_jobs(recipe: str, parameters: dict[str, Any]) -> int:
-    """Return how many jobs a workflow of a recipe has at most, those made while it runs too."""
-    found = get_recipe(recipe)
-    if found.step is None:
-        return 1
-    frames = parameters.get("number_of_frames", found.parameters()["number_of_frames"].default)
-    return int(frames) + 3  # a relaxation before, the job that makes the points, the fit
-
-
 def _variable(variable: Any) -> dict[str, Any]:
     data: dict[str, Any] = variable.model_dump(exclude_none=True)
     if isinstance(variable, DraftMixture):
@@ -284,4 +285,4 @@ def _linear(constraint: DraftLinear) -> dict[str, Any]:
             **constraint.model_dump(include={"at_least", "at_most"}, exclude_none=True)}
 
 
-__all__ = ["PlanCampaign", "most_jobs", "named"]
+__all__ = ["PlanCampaign", "named"]

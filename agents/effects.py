@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 from orionflow.agents.campaign_document import Campaign
 from orionflow.agents.policy import owner_of
 from orionflow.errors import InputError, PolicyError
+from orionflow.launchers.spending import SET_ASIDE
 
 if TYPE_CHECKING:
     from orionflow.agents.backend import Backend
@@ -75,13 +77,13 @@ def _candidates(backend: Backend, plan: Plan, key: str) -> dict[str, Any]:  # no
 
 
 def _control(backend: Backend, plan: Plan, key: str) -> dict[str, Any]:  # noqa: ARG001  one signature for all
-    from orionflow.launchers.again import run_again, withdraw
+    from orionflow.launchers.again import withdraw
 
     request, who = plan.request, owner_of(plan.agent)
     action, reason = request["action"], request["reason"]
     if plan.campaign is None:
         if action == "rerun":
-            return {"ready": run_again(backend.pad, json.loads(plan.payload)),
+            return {"ready": _again(backend, json.loads(plan.payload)),
                     "next": ["job_status tells how they go on"]}
         stopped = withdraw(backend.pad, request["fw_ids"], stop_running=True, who=who, why=reason)
         return {"defused": stopped, "next": ["job_status tells when the running ones have stopped"]}
@@ -90,3 +92,17 @@ def _control(backend: Backend, plan: Plan, key: str) -> dict[str, Any]:  # noqa:
         return {"did": report.describe(), "next": ["campaign_digest"]}
     change = getattr(backend.campaigns, action)  # one of the request's Literal
     return {"changed": change(plan.campaign, who, reason), "next": ["campaign_digest"]}
+
+
+def _again(backend: Backend, launches: list[int]) -> list[int]:
+    """Run failed jobs again, each with a whole try beside what it has taken."""
+    from orionflow.agents.planning import whole_try
+    from orionflow.analysis.outcomes import spent_by
+    from orionflow.launchers.again import run_again
+
+    found = {fw["fw_id"]: fw["spec"] for fw in backend.pad.fireworks.find(
+        {"launches": {"$in": launches}, f"spec.{SET_ASIDE}": {"$exists": True}},
+        {"fw_id": 1, "spec.resources": 1})}
+    spent = spent_by(backend.pad.db, found)
+    return run_again(backend.pad, launches, {
+        fw_id: math.floor(spent[fw_id]) + whole_try(spec) for fw_id, spec in found.items()})

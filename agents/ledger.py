@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from pymongo.collection import Collection
     from pymongo.database import Database
 
+    from orionflow.agents.next_try import NextTry
     from orionflow.agents.space import Point
 
 COLLECTION = "campaign_ledger"
@@ -180,7 +181,7 @@ class Ledger:
 
     def propose(self, view: View, point: Mapping[str, Any], *, source: str, who: str,
                 core_seconds: int | None = None, flow: str | None = None,
-                expects: str | None = None, refused: str = "",
+                expects: str | None = None, refused: str = "", jobs: int = 1, each: int = 0,
                 why: Mapping[str, Any] | None = None) -> int | None:
         """Reserve budget for a candidate and write it down.
 
@@ -201,6 +202,8 @@ class Ledger:
             Id of the job in it whose result holds the values.
         refused
             Why there is no workflow: such a candidate is written down to be settled at once.
+        jobs, each
+            Jobs of the flow at most, and core-seconds each may take at first.
         why
             Proposer, seed and such, for the record.
 
@@ -237,7 +240,7 @@ class Ledger:
                 allowed=campaign.budget.evaluations, hint="start another campaign")
         body = {"point": checked, "x_hash": x_hash, "source": source, "flow": flow,
                 "expects": expects, "refused": refused, "why": dict(why or {}),
-                "data_upto": view.head}
+                "data_upto": view.head, "jobs": jobs, "each": each}
         try:
             row = self._insert(campaign.name, last, Kind.CANDIDATE, body, who=who, cost=cost,
                                evaluations=1, once=f"x:{x_hash}")
@@ -290,23 +293,21 @@ class Ledger:
             return True
         raise _crowded(name)
 
-    def retry(self, name: str, candidate: int, *, launches: Sequence[int], core_seconds: int,
-              reason: str, who: str) -> bool:
+    def retry(self, name: str, candidate: int, another: NextTry, *, who: str
+              ) -> dict[int, int] | None:
         """Reserve budget for another try of a candidate and write it down.
 
         Parameters
         ----------
-        launches
-            The launches that failed: the same ones are given another try once.
-        core_seconds
-            What the new try may cost beyond what is reserved.
-        reason
-            Why it failed.
+        another
+            The launches that failed (the same ones are given another try once), and what must be
+            reserved.
 
         Returns
         -------
-        bool
-            False when it was written before, or the candidate has been settled.
+        dict or None
+            What jobs may take from now on (firework: core-seconds), as written by whoever was
+            first; None when the candidate has been settled.
 
         Raises
         ------
@@ -316,17 +317,19 @@ class Ledger:
         for _ in range(_PATIENCE):
             view = self.view(name)
             known = _candidate(view, candidate)
-            if known.state in SETTLED or sorted(launches) in known.retried:
-                return False
-            body = {"candidate": candidate, "launches": sorted(launches), "reason": reason}
+            if known.state in SETTLED:
+                return None
+            if another.launches in known.retried:
+                return dict(known.set_aside)
+            cost = max(another.reserved - known.reserved, 0)
             try:
                 last = self._last(name, view.head)
-                _check_budget(view.campaign, last, core_seconds)
-                self._insert(name, last, Kind.RETRIED, body, who=who, cost=core_seconds,
-                             once=f"retried:{candidate}:{len(known.retried)}")
+                _check_budget(view.campaign, last, cost)
+                self._insert(name, last, Kind.RETRIED, another.to_row(candidate), who=who,
+                             cost=cost, once=f"retried:{candidate}:{len(known.retried)}")
             except (BehindError, _OnceError):
                 continue
-            return True
+            return {**known.set_aside, **another.set_aside}
         raise _crowded(name)
 
     def settle(self, name: str, candidate: int, state: CandidateState, *, core_seconds: int,

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orionflow.agents.campaign_document import ENDED, CampaignState
-from orionflow.agents.drafts import most_jobs, named
+from orionflow.agents.candidates import most_jobs
+from orionflow.agents.drafts import named
 from orionflow.agents.policy import owner_of
 from orionflow.agents.records import budget_seconds
 from orionflow.agents.requests import FromFile, FromPrototype, FromResult
 from orionflow.errors import ConfigError, InputError, PolicyError
+from orionflow.launchers.machine import load_machine
 from orionflow.launchers.resources import Resources
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from pymatgen.core import Structure
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 _SUFFIXES = (".cif", ".vasp", ".xyz")
 _SHOWN = 4
 _LARGEST_FILE = 2_000_000
+# More memory than the policy gives is nothing a launcher may take for a second try.
+RETRY = {"memory": 0}
 
 
 @dataclass(frozen=True)
@@ -52,18 +56,19 @@ def workflow(backend: Backend, agent: str, request: PlanWorkflow, policy: AgentP
 
     parameters = named(request.parameters)
     policy.check_parameters(request.recipe, parameters)
-    resources = Resources.parse(request.resources.model_dump(exclude_none=True))
-    policy.check_resources(resources)
+    resources = policy.confine(Resources.parse(request.resources.model_dump(exclude_none=True)),
+                               load_machine(project=backend.project).memory_per_node)
     if request.campaign is not None:
         _check_name(backend, agent, request.campaign, policy)
     structure = read_structure(backend, request.structure, policy)
     flow = get_recipe(request.recipe).make(structure, parameters)
     formula = structure.composition.reduced_formula
+    each = resources.cores * resources.walltime
     wf = compile_flow(flow, project=backend.project, campaign=request.campaign,
-                      resources=resources, owner=owner_of(agent),
-                      name=f"{request.recipe} {formula}")
+                      resources=resources, owner=owner_of(agent), core_seconds=each,
+                      retry=RETRY, name=f"{request.recipe} {formula}")
     jobs = most_jobs(request.recipe, parameters)
-    cost = jobs * resources.cores * resources.walltime
+    cost = jobs * each
     return Proposal(
         "workflow", f"adds one workflow of {request.recipe} for {formula} ({len(structure)} "
         f"atoms), at most {jobs} job(s) of {resources.cores} core(s) and {resources.walltime} s",
@@ -72,7 +77,8 @@ def workflow(backend: Backend, agent: str, request: PlanWorkflow, policy: AgentP
 
 def campaign(backend: Backend, agent: str, request: PlanCampaign, policy: AgentPolicy) -> Proposal:
     """Plan the creation of a campaign; a sample candidate is built to see that it can run."""
-    document = request.campaign(agent, policy)
+    document = request.campaign(agent, policy,
+                                load_machine(project=backend.project).memory_per_node)
     if document.name in backend.ledger.names():
         raise InputError(f"another campaign is called {document.name!r}",
                          hint="choose another name")
@@ -88,7 +94,7 @@ def campaign(backend: Backend, agent: str, request: PlanCampaign, policy: AgentP
 def candidates(backend: Backend, agent: str, request: PlanCandidates, policy: AgentPolicy
                ) -> Proposal:
     """Plan points for a running campaign."""
-    from orionflow.agents.candidates import build
+    from orionflow.agents.candidates import build, fill
 
     view = owned_view(backend, agent, request.campaign, policy)
     if view.state is not CampaignState.RUNNING:
@@ -103,13 +109,14 @@ def candidates(backend: Backend, agent: str, request: PlanCandidates, policy: Ag
                 f": candidate {seen[x_hash]}" if seen[x_hash] >= 0 else " in this request"),
                 hint="leave it out")
         seen[x_hash] = -1
-    built = build(view.campaign, points[0])
-    each = view.campaign.reservation(built.jobs)
+    build(view.campaign, points[0])
+    jobs = [most_jobs(view.campaign.recipe, fill(view.campaign, p)[1]) for p in points]
+    cost = sum(view.campaign.reservation(n) for n in jobs)
     shown = "; ".join(json.dumps(p) for p in points[:_SHOWN])
     more = f" and {len(points) - _SHOWN} more" if len(points) > _SHOWN else ""
     proposal = Proposal(
         "candidates", f"adds {len(points)} candidate(s) to the campaign {request.campaign}: "
-        f"{shown}{more}", each * len(points), built.jobs * len(points), request.campaign)
+        f"{shown}{more}", cost, sum(jobs), request.campaign)
     check_share(view, agent, proposal.core_seconds, policy, 0)
     return proposal
 
@@ -124,12 +131,32 @@ def control(backend: Backend, agent: str, request: PlanControl, policy: AgentPol
         if wrong:
             raise InputError(f"job {wrong[0]} did not fail", hint="only FIZZLED jobs that were "
                              "launched are run again")
-        asked = [Resources.parse(f["spec"].get("resources")) for f in found]
-        cost = sum(r.cores * r.walltime for r in asked)
+        _refuse_candidates(backend, request.fw_ids)
+        cost = sum(whole_try(f["spec"]) for f in found)
         return Proposal("control", f"runs {len(found)} failed job(s) again: {_ids(request.fw_ids)}",
                         cost, len(found), None, json.dumps([f["launches"][-1] for f in found]))
     return Proposal("control", f"cancels {len(found)} job(s): {_ids(request.fw_ids)}; those that "
                     "run are asked to stop", 0, 0, None)
+
+
+def whole_try(spec: Mapping[str, Any]) -> int:
+    """Return the core-seconds a job may take from its start to the end of its walltime."""
+    asked = Resources.parse(spec.get("resources"))
+    return asked.cores * asked.walltime
+
+
+def _refuse_candidates(backend: Backend, fw_ids: Sequence[int]) -> None:
+    """Refuse to run jobs again that are paid for, and tried again, by their campaign."""
+    names = backend.ledger.names()
+    theirs = backend.pad.workflows.find_one(
+        {"nodes": {"$in": list(fw_ids)}, "metadata.campaign": {"$in": names},
+         "metadata.agent": {"$exists": False}}, {"metadata.campaign": 1, "nodes": 1})
+    if theirs is not None:
+        (job, *_) = sorted(set(theirs["nodes"]) & set(fw_ids))
+        raise InputError(
+            f"job {job} is a candidate of the campaign {theirs['metadata']['campaign']!r}, which "
+            "tries it again by itself as far as its budget goes",
+            hint="leave it out; plan_candidates plans other points")
 
 
 def _control_campaign(backend: Backend, agent: str, name: str, action: str,

@@ -197,20 +197,32 @@ class Plans:
             There is no such plan, it needs no approval, has expired or been used.
         """
         plan = self._judged(plan_id)
-        self._plans.update_one(
-            {"_id": plan_id, "hash": plan.hash, "key": None},
+        done = self._plans.update_one(
+            {"_id": plan_id, "hash": plan.hash, "key": None, "refused_by": None},
             {"$set": {"approval": {"by": by, "at": datetime.now(UTC), "hash": plan.hash}}})
-        return self.get(plan_id)
+        return self._found(plan_id, bool(done.matched_count))
 
     def refuse(self, plan_id: str, by: str) -> Plan:
         """Note that a person does not agree; see `approve`."""
-        plan = self._judged(plan_id)
-        self._plans.update_one({"_id": plan_id, "key": None},
-                               {"$set": {"refused_by": by, "approval": None}})
-        return plan
+        self._judged(plan_id)
+        done = self._plans.update_one({"_id": plan_id, "key": None},
+                                      {"$set": {"refused_by": by, "approval": None}})
+        return self._found(plan_id, bool(done.matched_count))
+
+    def _found(self, plan_id: str, judged: bool) -> Plan:  # noqa: FBT001  one caller each way
+        """Return the plan, or say what came before the judgement."""
+        plan = self.get(plan_id)
+        if judged:
+            return plan
+        if plan.key is None:
+            raise InputError(f"{plan_id} was refused by {plan.refused_by} at this moment",
+                             hint="the agent may plan it again")
+        raise _committed(plan)
 
     def _judged(self, plan_id: str) -> Plan:
         plan = self.get(plan_id)
+        if plan.key is not None:
+            raise _committed(plan)
         plan.check("")
         if not plan.needs_approval:
             raise InputError(f"{plan_id} needs no approval", hint="orionflow agent approvals "
@@ -223,10 +235,20 @@ class Plans:
             "needs_approval": True, "expires": datetime.now(UTC) + LIFE_WAITING}})
 
     def use(self, plan: Plan, key: str) -> None:
-        """Mark a plan as committed under a key; InputError when it was under another."""
-        done = self._plans.update_one({"_id": plan.id, "key": {"$in": [None, key]}},
-                                      {"$set": {"key": key}, "$unset": {"forget": ""}})
+        """Mark a plan as committed under a key.
+
+        Raises
+        ------
+        PolicyError
+            A person has refused it.
+        InputError
+            It was committed under another key.
+        """
+        done = self._plans.update_one(
+            {"_id": plan.id, "key": {"$in": [None, key]}, "refused_by": None},
+            {"$set": {"key": key}, "$unset": {"forget": ""}})
         if not done.matched_count:
+            self.get(plan.id).check(key)
             raise InputError(f"{plan.id} has been committed under another key",
                              hint="a plan is carried out once; plan again")
 
@@ -289,6 +311,13 @@ class Plans:
         """Forget a commit that was refused: a failure is no receipt."""
         self._receipts.delete_one({"_id": f"{plan.agent}:{key}", "runner": runner,
                                    "receipt": None})
+
+
+def _committed(plan: Plan) -> InputError:
+    return InputError(
+        f"{plan.id} has been committed before this answer: {plan.effect}",
+        hint="end what it began: orionflow cancel, orionflow campaign cancel; orionflow agent stop "
+        "ends all writing of agents")
 
 
 def _plan(found: dict[str, Any]) -> Plan:

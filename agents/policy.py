@@ -193,6 +193,27 @@ class AgentPolicy(StrictModel):
                                   rule=f"job.{name}", asked=value, allowed=most,
                                   hint=f"at most {most}")
 
+    def confine(self, asked: Resources, node_memory: int | None = None) -> Resources:
+        """Return what one job asks for, with a limit on its memory.
+
+        Parameters
+        ----------
+        asked
+            What names no memory gets, and may take, as much as agents may ask for.
+        node_memory
+            What a node has, MiB, where that is known.
+
+        Raises
+        ------
+        PolicyError
+            See `check_resources`.
+        """
+        self.check_resources(asked)
+        if asked.memory is not None:
+            return asked
+        return asked.model_copy(update={
+            "memory": min(self.job.memory, node_memory or self.job.memory)})
+
     def check_campaign_budget(self, core_hours: float) -> None:
         """Check the budget of a campaign draft; PolicyError when it is too large."""
         if core_hours > self.campaign_core_hours:

@@ -72,6 +72,13 @@ class Candidate:
         Whether a person agreed to its cost.
     retried
         Launches that failed and were given another try, one list for each time.
+    continued
+        How many of these tries went on with a job that had got further and used up its share.
+    jobs, each
+        Jobs of its workflow at most, and core-seconds each of them may take at first; 0 in ledgers
+        of older versions, whose jobs nobody stopped.
+    set_aside
+        Core-seconds of those jobs (firework: all launches together) that were given more.
     proposed_at, settled_at
         When, ISO 8601, UTC.
     settled_in
@@ -94,6 +101,10 @@ class Candidate:
     refused: str = ""
     approved: bool = False
     retried: list[list[int]] = field(default_factory=list)
+    continued: int = 0
+    jobs: int = 1
+    each: int = 0
+    set_aside: dict[int, int] = field(default_factory=dict)
     proposed_at: str = ""
     settled_at: str = ""
     settled_in: int | None = None
@@ -256,7 +267,7 @@ def _apply(view: View, row: Mapping[str, Any]) -> None:
         view.candidates[row["seq"]] = Candidate(
             row["seq"], body["point"], body["x_hash"], CandidateState.PROPOSED, row["cost"],
             body["source"], first_reserved=row["cost"], expects=body.get("expects"),
-            refused=body.get("refused", ""),
+            refused=body.get("refused", ""), jobs=body.get("jobs", 1), each=body.get("each", 0),
             proposed_at=row["at"])
         return
     candidate = view.candidates[body["candidate"]]
@@ -268,6 +279,9 @@ def _apply(view: View, row: Mapping[str, Any]) -> None:
     elif kind == Kind.RETRIED:
         candidate.reserved += row["cost"]
         candidate.retried.append(body["launches"])
+        candidate.continued += bool(body.get("continued"))
+        candidate.set_aside = candidate.set_aside | {
+            int(k): v for k, v in body.get("set_aside", {}).items()}
     else:
         candidate.spent = body["core_seconds"]
         candidate.values = body["values"]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from orionflow.agents.campaign_document import ENDED, CampaignState
 from orionflow.agents.candidates import build, load
 from orionflow.agents.ledger import BehindError, Ledger
+from orionflow.agents.next_try import NextTry
 from orionflow.agents.proposing import proposals
 from orionflow.agents.records import SETTLED, Candidate, CandidateState, View
 from orionflow.agents.stopping import decide, exhausted
@@ -151,7 +152,8 @@ class Step:
 
     def _settle_open(self, view: View, candidate: Candidate, fate: Fate | None) -> bool:
         if fate is None:
-            return self._settle(candidate, CandidateState.ABANDONED, 0,
+            # Nobody knows what it cost, but at most that.
+            return self._settle(candidate, CandidateState.ABANDONED, candidate.reserved,
                                 reason="its workflow is not in the database any more")
         if fate.state == "COMPLETED":
             values, found, reason = self._values(view, candidate, fate)
@@ -166,25 +168,25 @@ class Step:
         return False
 
     def _failed(self, view: View, candidate: Candidate, fate: Fate) -> bool:
-        hopeless = [f for f in fate.failed if f.kind is not FailureKind.INFRASTRUCTURE]
+        hopeless = [f for f in fate.failed if not f.may_succeed]
         reason = (hopeless or fate.failed)[0].describe()
-        launches = sorted(f.launch_id for f in fate.failed if f.launch_id is not None)
-        if hopeless or not launches:
+        another = NextTry.of(candidate, fate, reason)
+        if hopeless or not another.launches:
             return self._settle(candidate, CandidateState.ABANDONED, fate.core_seconds,
                                 reason=reason)
-        if launches not in candidate.retried:
-            if view.state in ENDED or len(candidate.retried) >= view.campaign.retries:
+        set_aside: dict[int, int] | None = candidate.set_aside
+        if another.launches not in candidate.retried:
+            tries = len(candidate.retried) - candidate.continued
+            if view.state in ENDED or not (another.continued or tries < view.campaign.retries):
                 return self._settle(candidate, CandidateState.FAILED, fate.core_seconds,
                                     reason=reason)
-            # What is reserved must hold what was spent and a whole new try.
-            more = max(fate.core_seconds + candidate.first_reserved - candidate.reserved, 0)
             try:
-                self.ledger.retry(self.name, candidate.seq, launches=launches, core_seconds=more,
-                                  reason=reason, who=self.who)
+                set_aside = self.ledger.retry(self.name, candidate.seq, another, who=self.who)
             except PolicyError as error:
                 return self._settle(candidate, CandidateState.FAILED, fate.core_seconds,
                                     reason=f"{reason}; no budget for another try: {error.message}")
-        if run_again(self.pad, launches):
+        # Reserved first: no job may take more than the ledger says.
+        if set_aside is not None and run_again(self.pad, another.launches, set_aside):
             self.report.retried.append(candidate.seq)
         return True
 
@@ -333,6 +335,10 @@ class Step:
         done = submit(load(text), project=self.project, key=self.key(candidate.seq),
                       campaign=self.name, owner=campaign.owner,
                       resources=campaign.resources.parsed(),
+                      core_seconds=candidate.each or None,
+                      # Agents' jobs take no more memory than the policy gave their campaign.
+                      retry={"memory": 0} if candidate.each and campaign.owner.startswith("agent:")
+                      else None,
                       name=f"{self.name} {candidate.seq}", launchpad=self.pad)
         self.ledger.submitted(self.name, candidate.seq, done.fw_ids, who=self.who)
         candidate.state, candidate.fw_ids = CandidateState.SUBMITTED, done.fw_ids
@@ -356,5 +362,6 @@ def write_down(ledger: Ledger, view: View, point: Point, *, source: str, who: st
         return ledger.propose(view, point, source=source, who=who, core_seconds=1,
                               refused=error.message, why=why)
     return ledger.propose(view, point, source=source, who=who, flow=built.text,
-                          expects=built.expects, why=why,
+                          expects=built.expects, why=why, jobs=built.jobs,
+                          each=view.campaign.reservation_of_job(built.jobs),
                           core_seconds=view.campaign.reservation(built.jobs))

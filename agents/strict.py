@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Self, get_args
 
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 _SHOWN = 60
+# How pydantic calls the members of a union in the place of a fault, and how people do.
+_KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text",
+          "literal": "one of the names", "list": "a list", "tuple": "a list"}
+_BRANCH = re.compile(
+    r"(constrained-)?(bool|int|float|str)$|(literal|dict|list|tuple)\[|function-|date(time)?$")
+_WRONG_TYPE = re.compile(r"_type$|_parsing$|^int_from_float$")
 
 
 class StrictModel(BaseModel):
@@ -91,8 +98,12 @@ class StrictModel(BaseModel):
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """Return the faults pydantic found, one a line, as ``place: what``."""
-    return "; ".join(_sentence(e, model) for e in error.errors(include_url=False))
+    """Return the faults pydantic found, one a line, as ``place: what``; of one fault, one."""
+    found = error.errors(include_url=False)
+    # A list from which pydantic took what is wrong in it is not too short.
+    found = [e for e in found if e["type"] != "too_short" or not any(
+        len(o["loc"]) > len(e["loc"]) and o["loc"][:len(e["loc"])] == e["loc"] for o in found)]
+    return "; ".join(_sentence(e, model) for e in _without_branches(found, model))
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -121,8 +132,56 @@ def _sentence(error: ErrorDetails, model: type[BaseModel]) -> str:
     return f"{place}: {message}, not {given}"
 
 
+def _without_branches(errors: list[ErrorDetails], model: type[BaseModel]) -> list[ErrorDetails]:
+    """Return the faults with one for each union, where pydantic tells what each member thinks.
+
+    Members of another type than the value's were not meant.
+    """
+    found: list[ErrorDetails] = []
+    unions: dict[tuple[int | str, ...], list[tuple[int, ErrorDetails]]] = {}
+    for error in errors:
+        at = next((n for n, part in enumerate(error["loc"])
+                   if _is_branch(part, model, error["loc"][:n])), None)
+        if at is None:
+            found.append(error)
+        else:
+            unions.setdefault(error["loc"][:at], []).append((at, error))
+    for place, branches in unions.items():
+        meant = [(at, e) for at, e in branches
+                 if len(e["loc"]) > at + 1 or not _WRONG_TYPE.search(e["type"])]
+        for at, error in meant:
+            found.append({**error, "loc": (*place, *error["loc"][at + 1:])})
+        if not meant:
+            kinds = list(dict.fromkeys(_name_of(str(e["loc"][at])) for at, e in branches))
+            last = f" or {kinds[-1]}" if len(kinds) > 1 else kinds[-1]
+            found.append({**branches[0][1], "loc": place,
+                          "msg": f"should be {', '.join(kinds[:-1])}{last}"})
+    return found
+
+
+def _is_branch(part: int | str, model: type[BaseModel], place: tuple[int | str, ...]) -> bool:
+    if not isinstance(part, str):
+        return False
+    return bool(_BRANCH.match(part)) or part in _names_at(model, place)
+
+
+def _name_of(branch: str) -> str:
+    return next((name for start, name in _KINDS.items()
+                 if branch.removeprefix("constrained-").startswith(start)), "a mapping")
+
+
+def _names_at(model: type[BaseModel], place: tuple[int | str, ...]) -> set[str]:
+    """Return the names of the models that may stand at a place."""
+    return {m.__name__ for m in _models_at(model, place)}
+
+
 def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     """Return the field names of the model at a place, as far as types tell."""
+    return list(dict.fromkeys(name for m in _models_at(model, loc)
+                              for name in getattr(m, "model_fields", {})))
+
+
+def _models_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[Any]:
     here: list[Any] = [model]
     for part in loc:
         step: list[Any] = []
@@ -136,7 +195,7 @@ def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
         if isinstance(part, str):
             tagged = [m for m in here if _tag(m) == part]
             here = tagged or here
-    return list(dict.fromkeys(name for m in here for name in getattr(m, "model_fields", {})))
+    return here
 
 
 def _models(kind: Any) -> list[Any]:

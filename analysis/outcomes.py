@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orionflow.launchers.failures import CATALOGUE
 from orionflow.launchers.run_state import read_state
+from orionflow.launchers.spending import COST_FIELDS, SET_ASIDE, USED_UP, core_seconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -36,11 +36,13 @@ _UNCONVERGED = frozenset({
 class FailureKind(StrEnum):
     """What a failure says of a candidate.
 
-    INFRASTRUCTURE: nothing; a new try may succeed. UNCONVERGED: the code did not reach what was
-    asked of it, though corrected. HOPELESS: the input itself can't work.
+    INFRASTRUCTURE: nothing; a new try may succeed. UNFINISHED: the core-hours set aside for it did
+    not suffice; with more it goes on. UNCONVERGED: the code did not reach what was asked of it,
+    though corrected. HOPELESS: the input itself can't work.
     """
 
     INFRASTRUCTURE = "infrastructure"
+    UNFINISHED = "unfinished"
     UNCONVERGED = "unconverged"
     HOPELESS = "hopeless"
 
@@ -59,6 +61,8 @@ class FailedJob:
         One line.
     corrections
         How many changes Custodian had made before.
+    continued
+        It had got further in each of some launches since a person or a campaign last had it run.
     """
 
     fw_id: int
@@ -69,6 +73,12 @@ class FailedJob:
     failure_id: str
     message: str
     corrections: int = 0
+    continued: bool = False
+
+    @property
+    def may_succeed(self) -> bool:
+        """Whether another try has a sense."""
+        return self.kind in {FailureKind.INFRASTRUCTURE, FailureKind.UNFINISHED}
 
     def describe(self) -> str:
         """Return kind, name of the failure and message in one line."""
@@ -87,15 +97,25 @@ class Fate:
     ----------
     states
         State of each firework.
-    core_seconds
-        Time of all launches so far, failed ones included, times ranks times threads.
+    spent
+        Core-seconds of each: all its launches so far, failed ones included, each with the ranks and
+        threads it had.
+    set_aside
+        Core-seconds each may take at most, where that was said.
     failed
         Its FIZZLED jobs.
     """
 
     states: dict[int, str]
-    core_seconds: int = 0
+    spent: dict[int, float] = field(default_factory=dict)
+    set_aside: dict[int, int] = field(default_factory=dict)
     failed: list[FailedJob] = field(default_factory=list)
+
+    @property
+    def core_seconds(self) -> int:
+        """Core-seconds of all its jobs so far."""
+        # Rounded first: a sum of what was granted may miss a whole number by its last digit.
+        return math.ceil(round(sum(self.spent.values()), 3))
 
     @property
     def state(self) -> str:
@@ -128,12 +148,16 @@ def fates(db: Database[Any], keys: Iterable[str]) -> dict[str, Fate]:
         found[key] = Fate({})
         nodes |= dict.fromkeys(wf["nodes"], key)
     fields = {"fw_id": 1, "name": 1, "state": 1, "launches": 1, "spec.resources": 1,
-              "spec._exception_details": 1}
+              "spec._exception_details": 1, f"spec.{SET_ASIDE}": 1, "spec._continued": 1}
     fireworks = {fw["fw_id"]: fw for fw in db.fireworks.find({"fw_id": {"$in": list(nodes)}},
                                                              fields)}
     for fw_id, fw in fireworks.items():
-        found[nodes[fw_id]].states[fw_id] = fw["state"]
-    _add_costs(db, fireworks, nodes, found)
+        fate, allowed = found[nodes[fw_id]], (fw.get("spec") or {}).get(SET_ASIDE)
+        fate.states[fw_id] = fw["state"]
+        if isinstance(allowed, int):
+            fate.set_aside[fw_id] = allowed
+    for fw_id, spent in _costs(db, fireworks).items():
+        found[nodes[fw_id]].spent[fw_id] = spent
     _add_failures(db, fireworks, nodes, found)
     return found
 
@@ -173,46 +197,18 @@ def _plain_part(path: str) -> str:
     return ".".join(parts)
 
 
-def _add_costs(db: Database[Any], fireworks: Mapping[int, Mapping[str, Any]],
-               nodes: Mapping[int, str], found: Mapping[str, Fate]) -> None:
-    seconds: dict[str, float] = {}
-    fields = {"fw_id": 1, "runtime_secs": 1, "state_history": 1, "time_end": 1}
-    for launch in db.launches.find({"fw_id": {"$in": list(fireworks)}}, fields):
-        asked = (fireworks[launch["fw_id"]].get("spec") or {}).get("resources") or {}
-        cores = int(asked.get("ranks") or 1) * int(asked.get("threads") or 1)
-        key = nodes[launch["fw_id"]]
-        seconds[key] = seconds.get(key, 0.0) + cores * launch_seconds(launch)
-    for key, value in seconds.items():
-        found[key].core_seconds = math.ceil(value)
+def spent_by(db: Database[Any], fw_ids: Iterable[int]) -> dict[int, float]:
+    """Return the core-seconds each of these fireworks has taken in all its launches."""
+    return _costs(db, {fw["fw_id"]: fw for fw in db.fireworks.find(
+        {"fw_id": {"$in": list(fw_ids)}}, {"fw_id": 1, "spec.resources": 1})})
 
 
-def launch_seconds(launch: Mapping[str, Any]) -> float:
-    """Return how long a launch ran, s; up to its last sign of life while it runs or is lost."""
-    known = launch.get("runtime_secs")
-    if isinstance(known, (int, float)) and known >= 0:
-        return float(known)
-    start: datetime | None = None
-    end: datetime | None = None
-    for entry in launch.get("state_history") or ():
-        if entry.get("state") == "RUNNING":
-            start = start or _time(entry.get("created_on"))
-            end = _time(entry.get("updated_on")) or start
-        elif start is not None:
-            end = _time(entry.get("created_on"))
-    if start is None or end is None:
-        return 0.0
-    return max((end - start).total_seconds(), 0.0)
-
-
-def _time(value: Any) -> datetime | None:
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError:
-            return None
-    if not isinstance(value, datetime):
-        return None
-    return value if value.tzinfo else value.replace(tzinfo=UTC)
+def _costs(db: Database[Any], fireworks: Mapping[int, Mapping[str, Any]]) -> dict[int, float]:
+    spent = dict.fromkeys(fireworks, 0.0)
+    for launch in db.launches.find({"fw_id": {"$in": list(fireworks)}}, COST_FIELDS):
+        fw_id = launch["fw_id"]
+        spent[fw_id] += core_seconds_of(launch, fireworks[fw_id].get("spec") or {})
+    return spent
 
 
 def _add_failures(db: Database[Any], fireworks: Mapping[int, Mapping[str, Any]],
@@ -248,7 +244,9 @@ def judge(firework: Mapping[str, Any], launch: Mapping[str, Any]) -> FailedJob:
     message = str(details.get("message") or (trace.splitlines()[-1] if trace else "")
                   or stored.get("_message") or "it ended without a word (node or launcher lost)")
     mode = CATALOGUE.get(failure_id)
-    if failure_id in _UNCONVERGED:
+    if details.get(USED_UP):
+        kind = FailureKind.UNFINISHED
+    elif failure_id in _UNCONVERGED:
         kind = FailureKind.UNCONVERGED
     elif (details.get("transient") or (mode is not None and mode.transient)
           or (failure is not None and failure.transient) or (not exception and not undecoded)):
@@ -260,4 +258,5 @@ def judge(firework: Mapping[str, Any], launch: Mapping[str, Any]) -> FailedJob:
         fw_id=int(firework["fw_id"]), name=str(firework.get("name", "")),
         launch_id=launch.get("launch_id"), folder=folder, kind=kind, failure_id=failure_id,
         message=_IN_FOLDER.sub("", " ".join(message.split()))[:500],
-        corrections=len(state.corrections) if state is not None else 0)
+        corrections=len(state.corrections) if state is not None else 0,
+        continued=bool((firework.get("spec") or {}).get("_continued")))

@@ -22,6 +22,7 @@ from orionflow.launchers.retry import RetryPolicy
 from orionflow.launchers.rocket import read_spool
 from orionflow.launchers.runtimes import RunTimes
 from orionflow.launchers.settling import Desk, Verdict
+from orionflow.launchers.spending import grant
 from orionflow.launchers.stopping import drive_stops
 from orionflow.launchers.surroundings import job_environment
 from orionflow.launchers.verdicts import silent_end, spooled_end, told_end
@@ -232,6 +233,9 @@ class Crew:
                 self._start(job, placement)
 
     def _start(self, job: ClaimedJob, placement: Any) -> None:
+        if (instead := grant(self.pad, job)) is not None:
+            self._conclude(instead)
+            return
         self.room.take(placement)
         shares = [s for s in placement if s.node == 0]
         ids = [c for s in shares for c in s.cores] if self.lease.ids else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -47,6 +48,9 @@ class ClaimedJob:
         What FireWorks' Rocket last said, as far as MongoDB does not know it yet.
     ended, ended_at
         It has said how it ended, and when (monotonic); its process may still clean up.
+    ends, notice
+        When what was set aside for it is used up (monotonic), and how long before it is asked to
+        stop, s; see `spending`.
     spooled
         Its result lies in its folder.
     asked
@@ -70,6 +74,8 @@ class ClaimedJob:
     times_asked: int = 0
     ended: bool = False
     ended_at: float = 0.0
+    ends: float = math.inf
+    notice: float = 0.0
     spooled: bool = False
     problem: str = ""
 
@@ -78,6 +84,11 @@ class ClaimedJob:
         """Spec of the firework as claimed."""
         spec: dict[str, Any] = self.doc["spec"]
         return spec
+
+    @property
+    def time_left(self) -> float:
+        """Seconds until it must stop by itself, because no more was set aside for it."""
+        return self.ends - self.notice - time.monotonic()
 
     @property
     def is_lost(self) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from orionflow.launchers.jobs import Stop
 from orionflow.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from orionflow.launchers.jobs import ClaimedJob, Stop
+    from orionflow.launchers.jobs import ClaimedJob
     from orionflow.launchers.workers import WorkerPool
 
 log = get_logger(__name__)
@@ -23,6 +24,9 @@ _AT_ONCE = frozenset({"cancel", "lost", "memory"})
 _KILL_HURRIED = 1.0
 # After its result a job's process has so long to end what it started and become free, s.
 _KILL_ENDED = 60.0
+# We look once a second; what uses up what was set aside for it is killed so long before, s.
+_KILL_BEFORE = 1.5
+_USED_UP = Stop("time", "what was set aside for it is used up")
 
 
 def drive_stops(pool: WorkerPool, jobs: Iterable[ClaimedJob], stop: Stop | None, *,
@@ -45,7 +49,7 @@ def drive_stops(pool: WorkerPool, jobs: Iterable[ClaimedJob], stop: Stop | None,
         if job.ended or job.worker is None:
             _end_hanging(pool, job, now)
             continue
-        job.stop = job.stop or stop
+        job.stop = job.stop or stop or (_USED_UP if job.time_left <= 0.0 else None)
         if job.stop is None or not job.worker.pid:
             continue
         if not job.asked:
@@ -53,7 +57,8 @@ def drive_stops(pool: WorkerPool, jobs: Iterable[ClaimedJob], stop: Stop | None,
             pool.stop(job.worker)
         waited = now - job.asked
         most = _KILL_CANCELLED if job.stop.kind in _AT_ONCE else _KILL
-        if waited > most or (hurried and waited > _KILL_HURRIED):
+        if (waited > most or (hurried and waited > _KILL_HURRIED)
+                or now > job.ends - _KILL_BEFORE):
             if not job.worker.killed:
                 log.warning("firework %d does not stop: it is killed", job.fw_id)
                 pool.kill(job.worker)

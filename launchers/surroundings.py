@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from typing import TYPE_CHECKING
 
 from orionflow.launchers.cores import open_mpi_numbers
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 CORES = "ORIONFLOW_CORES"
 NODES = "ORIONFLOW_NODES"
 MEMORY = "ORIONFLOW_MEMORY"
+DEADLINE = "ORIONFLOW_DEADLINE"
 
 
 def job_environment(machine: MachineProfile, allocation: Allocation, job: ClaimedJob,
@@ -34,6 +37,9 @@ def job_environment(machine: MachineProfile, allocation: Allocation, job: Claime
         Whether the numbers of cores are those of the kernel, and this job's alone.
     """
     values = {"ORIONFLOW_LAUNCH": str(job.launch_id)}
+    if math.isfinite(job.ends):
+        own_end = time.time() + job.time_left
+        values[DEADLINE] = f"{min(own_end, allocation.deadline or own_end):.1f}"
     own = placement[0]
     here = len(placement) == 1 and own.node == 0
     cores = ",".join(map(str, own.cores))

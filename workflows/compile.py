@@ -19,6 +19,7 @@ from orionflow.launchers.machine import load_machine
 from orionflow.launchers.resources import Resources
 from orionflow.launchers.retry import parse_retry
 from orionflow.launchers.sbatch import queueadapter_spec
+from orionflow.launchers.spending import SET_ASIDE
 from orionflow.settings import PROJECT_FILE, find_project, load_settings
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def submit(flow: Flow | Job, *, project: Path | None = None, key: str | None = N
            campaign: str | None = None, resources: Resources | dict[str, Any] | None = None,
            priority: int | None = None, tags: Sequence[str] = (), owner: str | None = None,
            name: str | None = None, retry: RetrySettings | dict[str, Any] | None = None,
+           core_seconds: int | None = None,
            launchpad: ProjectLaunchPad | None = None) -> SubmitResult:
     """Store a flow as one workflow whose first jobs are READY.
 
@@ -85,6 +87,9 @@ def submit(flow: Flow | Job, *, project: Path | None = None, key: str | None = N
     retry
         How often a job may run again by itself after each class of failure, such as
         ``{"memory": 0}``; a recipe's own goes before it, the setting ``retry`` after it.
+    core_seconds
+        What each job, those made while running included, may take in all its launches: it is
+        stopped then, and FIZZLED when there is nothing left to go on with. No limit unless given.
     launchpad
         An open LaunchPad, for many submissions in a row.
 
@@ -106,7 +111,7 @@ def submit(flow: Flow | Job, *, project: Path | None = None, key: str | None = N
     folder = project_of(project)
     wf = compile_flow(flow, project=folder, campaign=campaign, resources=resources,
                       priority=priority, tags=tags, owner=owner, name=name, key=key,
-                      retry=retry)
+                      retry=retry, core_seconds=core_seconds)
     return store_workflow(wf, project=folder, launchpad=launchpad)
 
 
@@ -129,11 +134,13 @@ def compile_flow(flow: Flow | Job, *, project: Path | None = None, key: str | No
                  resources: Resources | dict[str, Any] | None = None,
                  priority: int | None = None, tags: Sequence[str] = (),
                  owner: str | None = None, name: str | None = None,
-                 retry: RetrySettings | dict[str, Any] | None = None) -> Workflow:
+                 retry: RetrySettings | dict[str, Any] | None = None,
+                 core_seconds: int | None = None) -> Workflow:
     """Return the workflow `submit` would store; parameters and errors are the same.
 
     Each firework's spec holds ``_category``, ``_priority``, ``resources`` and ``_queueadapter``
-    (for `qlaunch -r`), ``retry`` where it was given, and flat ``campaign``, ``owner``, ``tags``.
+    (for `qlaunch -r`), ``retry`` and ``core_seconds`` where they were given, and flat ``campaign``,
+    ``owner``, ``tags``.
     """
     from jobflow.core.flow import get_flow
     from jobflow.managers.fireworks import flow_to_workflow
@@ -155,6 +162,8 @@ def compile_flow(flow: Flow | Job, *, project: Path | None = None, key: str | No
     fixed: dict[str, Any] = {"_category": profile.category}
     if priority is not None:
         fixed["_priority"] = priority
+    if core_seconds is not None:
+        fixed[SET_ASIDE] = core_seconds
     meta = {"owner": who, **({"campaign": campaign} if campaign else {})}
     jobs = list(_jobs(flow))
     if not jobs:
@@ -264,7 +273,7 @@ def _set_manager_config(job: Job, fixed: dict[str, Any], default: Resources,
         except InputError as error:
             raise InputError(f"job {job.name!r}: {error.message}", hint=error.hint) from error
         setattr(job.config, name, {
-            **fixed, **own, **{k: v for k, v in fixed.items() if k == "_priority"},
+            **fixed, **own, **{k: v for k, v in fixed.items() if k in {"_priority", SET_ASIDE}},
             **({"retry": limits} if limits else {}),
             "resources": wanted.to_spec(),
             "_queueadapter": queueadapter_spec(wanted, profile.max_walltime),

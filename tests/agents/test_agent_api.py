@@ -15,10 +15,14 @@ from pymongo import monitoring
 from pymongo.monitoring import CommandListener
 
 from orionflow.agents import effects, plans
+from orionflow.agents.accounts import today
 from orionflow.agents.answers import clean_text
 from orionflow.agents.api import AgentApi, Caller
 from orionflow.agents.backend import Backend
+from orionflow.agents.campaign_document import CampaignState
 from orionflow.agents.policy import EXAMPLE, AgentPolicy
+from orionflow.agents.refunds import refund
+from orionflow.agents.requests import PlanCandidates
 from orionflow.agents.tools import tools
 from orionflow.errors import ConfigError, InputError, PolicyError, StoreError
 
@@ -130,6 +134,9 @@ def test_commit_again_gives_the_receipt_and_other_content_is_refused(api):
     assert workflows(api) == 1
     spec = api.backend.pad.fireworks.find_one({"fw_id": 2})["spec"]
     assert (spec["owner"], spec["resources"]["walltime"]) == ("agent:bot", 600)
+    # What an agent leaves out is bounded as well, whatever the job does.
+    assert (spec["resources"]["memory"], spec["retry"], spec["core_seconds"]) == (
+        1000, {"memory": 0}, 600)
 
 
 @pytest.mark.needs_mongod
@@ -387,9 +394,96 @@ def test_commit_killed_at_any_call_of_the_database_is_carried_out_once(api, proj
     assert set(ended[:-1]) == {-signal.SIGKILL}
     account = api.backend.accounts.read()
     assert [e for e in account.entries if e.running] == []
-    assert sum(e.core_seconds for e in account.entries) == 600 + sum(
-        60 + n for n in range(len(points)))
+    assert len(account.entries) == 1 + len(points)
+    assert {e.plan for e in account.entries} == {d["_id"] for d in api.backend.plans._plans.find(
+        {"key": {"$ne": None}})}
+    # What never ran is given back; the first one still waits.
+    assert refund(api.backend).asked(today()) == 600
     api.backend.audit.verify()
+
+
+@pytest.mark.needs_mongod
+def test_what_a_commit_did_not_use_may_be_asked_for_again_once(api, project):
+    pad = api.backend.pad
+
+    def runs(fw_id, seconds, state):
+        launch = 100 + pad.launches.count_documents({})
+        pad.launches.insert_one({"launch_id": launch, "fw_id": fw_id, "state": state,
+                                 "runtime_secs": seconds, "launch_dir": "", "action": None})
+        pad.fireworks.update_one({"fw_id": fw_id}, {
+            "$set": {"state": state}, "$push": {"launches": launch}})
+
+    def asked():
+        return api.backend.accounts.read().asked(today())
+
+    (first,) = commit(api, planned(api), "first-00001")["fw_ids"]
+    (second,) = commit(api, planned(api), "second-0001")["fw_ids"]
+    points = [{"values": [{"name": "a", "value": a}]} for a in (3.5, 3.6)]
+    commit(api, planned(api, {"campaign": "own", "points": points, "why": "two"},
+                        "plan_candidates"), "points-0001")
+    assert asked() == 600 + 600 + 2 * 180
+    runs(first, 20.0, "FIZZLED")
+    pad.fireworks.update_one({"fw_id": second}, {"$set": {"state": "DEFUSED"}})
+    with ThreadPoolExecutor(4) as pool:  # as servers that plan at the same moment
+        list(pool.map(lambda _: refund(api.backend), range(8)))
+    assert asked() == 20 + 0 + 2 * 180
+    again = {"action": "rerun", "fw_ids": [first], "reason": "a node was lost"}
+    commit(api, planned(api, again, "plan_control"), "again-00001")
+    assert asked() == 20 + 600 + 2 * 180
+    # It may take no more than was set aside for it this time.
+    assert pad.fireworks.find_one({"fw_id": first})["spec"]["core_seconds"] == 20 + 600
+    runs(first, 30.0, "COMPLETED")
+    api.backend.campaigns.cancel("own", "ada", "enough")
+    assert refund(api.backend).asked(today()) == asked() == 20 + 30
+
+
+@pytest.mark.needs_mongod
+def test_refusal_and_commit_at_one_moment_tell_which_was_first(api, monkeypatch):
+    late, early = planned(api), planned(api, {**JOB, "resources": {"walltime": 300}})
+    api.backend.plans._plans.update_many({}, {"$set": {"needs_approval": True}})
+    commit(api, late, "late-000001")
+    with pytest.raises(InputError, match="has been committed before this answer: adds one"):
+        api.backend.plans.refuse(late, "ada")
+    pay = api.backend.accounts.reserve
+
+    def refused_meanwhile(*arguments):
+        api.backend.plans.refuse(early, "ada")
+        pay(*arguments)
+
+    monkeypatch.setattr(api.backend.accounts, "reserve", refused_meanwhile)
+    with pytest.raises(PolicyError, match="was refused by ada"):
+        commit(api, early, "early-00001")
+    assert workflows(api) == 1
+    assert api.backend.accounts.read().asked(today()) == 600
+
+
+@pytest.mark.needs_mongod
+def test_candidates_are_run_again_by_their_campaign_alone(api):
+    ledger = api.backend.ledger
+    ledger.change_state("own", CampaignState.RUNNING, reason="", who="ada") \
+        if ledger.view("own").state != "RUNNING" else None
+    api.backend.campaigns.advance("own", "ada")
+    (fw,) = api.backend.pad.fireworks.find({"spec.campaign": "own"})
+    assert fw["spec"]["core_seconds"] == 180
+    api.backend.pad.fireworks.update_one({"fw_id": fw["fw_id"]}, {
+        "$set": {"state": "FIZZLED", "launches": [99]}})
+    with pytest.raises(InputError, match="is a candidate of the campaign 'own'"):
+        planned(api, {"action": "rerun", "fw_ids": [fw["fw_id"]], "reason": "x"}, "plan_control")
+
+
+@pytest.mark.parametrize(("wrong", "message"), [
+    ({"campaign": "own", "why": "x", "points": [{"values": [{"name": "a", "value": [1]}]}]},
+     "points.0.values.0.value: should be a whole number, a number or a text, not [1]"),
+    ({"campaign": "own", "why": "x", "points": [{"values": [{"name": "a", "value": "-"}]}]},
+     "points.0.values.0.value: String should match pattern"),
+    ({"campaign": "own", "why": "x", "points": [{"values": [{"name": "a", "value": 1e20}]}]},
+     "points.0.values.0.value: Input should be less than or equal to 1000000000000"),
+    ({"campaign": "own", "why": "x", "points": []}, "points: Tuple should have at least 1 item")])
+def test_one_wrong_argument_is_told_once(wrong, message):
+    with pytest.raises(InputError) as told:
+        PlanCandidates.from_data(wrong)
+    assert told.value.message.startswith(f"PlanCandidates: {message}")
+    assert ";" not in told.value.message
 
 
 @pytest.mark.needs_mongod

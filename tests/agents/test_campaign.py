@@ -1,9 +1,12 @@
 """Campaigns on a real MongoDB, with real launchers and LAMMPS: from document to their own end."""
 
+from pathlib import Path
+
 import pytest
 
 from orionflow.agents.campaign import Campaign, Campaigns
 from orionflow.errors import InputError, PolicyError
+from orionflow.launchers.run_state import read_state
 
 DOCUMENT = """
 name: copper
@@ -142,6 +145,39 @@ def test_failed_candidate_run_again_by_hand_gets_its_value(campaigns, project):
     assert corrected["values"] == [pytest.approx(campaigns.status("copper").best.values[
         "output.energy_per_atom"])]
     assert corrected["core_seconds"] > 0
+
+
+@pytest.mark.needs_mongod
+@pytest.mark.needs_code("lmp")
+def test_no_more_is_burnt_than_was_reserved_however_long_a_job_would_take(campaigns, project):
+    # Days of dynamics; a try of ten seconds is reserved, and fifteen are all there are.
+    campaigns.create(Campaign.from_yaml("""
+        name: long
+        owner: ada
+        objectives: [{path: steps}]
+        space: {variables: [{type: continuous, name: t, low: 300, high: 900}]}
+        recipe: lammps.nvt
+        mapping:
+          structure: Cu32 fcc 3.615 random 1
+          parameters: {force_field: Cu_mishin, nsteps: 100000000}
+          variables: {temperature: t}
+        proposer: {name: random}
+        budget: {core_hours: 0.0042, evaluations: 5}
+        resources: {walltime: 10}
+        """), "ada")
+    campaigns.start("long", "ada")
+    campaigns.advance("long", "ada")
+    launch(project)
+    (settled,) = campaigns.advance("long", "ada").collected
+    assert (settled["state"], settled["values"]) == ("FAILED", None)
+    assert settled["reason"].startswith("unfinished: the 0.00278 core-hours set aside for it")
+    assert "no budget for another try" in settled["reason"]
+    status = campaigns.status("long")
+    assert (status.state, status.reason[:7]) == ("COMPLETED", "budget:")
+    # By the clock of the code itself: it ran in earnest, and ended in time.
+    last = campaigns.pad.launches.find_one({"granted.seconds": {"$gt": 0}})
+    record = read_state(Path(last["launch_dir"])).record
+    assert 0 < record.core_seconds < settled["core_seconds"] <= 10
 
 
 @pytest.mark.needs_mongod

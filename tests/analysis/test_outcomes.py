@@ -2,7 +2,8 @@
 
 import pytest
 
-from orionflow.analysis.outcomes import _UNCONVERGED, Fate, judge, launch_seconds
+from orionflow.analysis.outcomes import _UNCONVERGED, Fate, judge
+from orionflow.launchers.spending import launch_seconds
 from orionflow.launchers.failures import CATALOGUE
 from orionflow.launchers.jobs import blame_surroundings, failed_action
 
