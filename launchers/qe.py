@@ -12,7 +12,12 @@ from orionflow.errors import CodeError
 from orionflow.launchers.context import JobContext, job_context
 from orionflow.launchers.custodian.handlers_qe import late_end, ph_rules, pw_rules
 from orionflow.launchers.custodian.jobs import CodeJob
-from orionflow.launchers.custodian.qe_base import QeRun, patterns
+from orionflow.launchers.custodian.qe_base import (
+    QeRun,
+    patterns,
+    stop_options,
+    stopped_itself,
+)
 from orionflow.launchers.custodian.qe_continue import go_on, holds_last_step
 from orionflow.launchers.custodian.qe_walltime import max_seconds
 from orionflow.launchers.custodian.rules import read_text
@@ -20,7 +25,7 @@ from orionflow.launchers.custodian.watch import DeadlineMonitor, FrozenMonitor
 from orionflow.launchers.mpi import mpi_command
 from orionflow.launchers.preflight_qe import Problem, check_ph, check_pw
 from orionflow.launchers.qe_input import edit_input, read_input
-from orionflow.launchers.qe_output import read_xml
+from orionflow.launchers.qe_output import last_block, read_xml
 from orionflow.launchers.record import Correction
 from orionflow.launchers.run import RECORD_FILE, earlier_stop, run_code
 from orionflow.launchers.run_state import Failure, RunState, hash_inputs, write_state
@@ -96,7 +101,7 @@ def _run(code: str, directory: str | Path, input_file: str, output_file: str,
     deadline = time.time() + left
     job = CodeJob(command, stdout=output_file, stderr=str(Path(output_file).with_suffix(".err")),
                   environment=environment, stale=stale, inputs=[input_file], watched=watched,
-                  also=["CRASH"], monitors=monitors(deadline, None))
+                  also=["CRASH"], monitors=monitors(deadline, None), **stop_options(found))
     run = QeRun(folder=folder, input_file=input_file, job=job)
     resumed = resume(run, given)
     own = found.number(group, "max_seconds", max_seconds(left))
@@ -168,9 +173,9 @@ def resume(run: QeRun, given: dict[str, str]) -> Resumed:
     if "inputph" in run.input.namelists:
         restarted = {"inputph": {"recover": True}} if read_xml(run.xml_path) is not None else {}
     elif _written_by(run, earlier) and (
-            # Its own clock leaves everything whole; a signal may come in the midst of writing.
-            (failure is not None and failure.failure_id == "QE_WALLTIME")
-            or holds_last_step(run, output)):
+            # Asked to stop it leaves everything whole; a signal may come in the midst of writing.
+            stopped_itself(output) or holds_last_step(run, output)
+            or _left_alone(run, earlier, output)):
         restarted = {"control": {"restart_mode": "restart"}}
     if restarted is not None:
         edit_input(run.input_path, restarted)
@@ -182,6 +187,13 @@ def resume(run: QeRun, given: dict[str, str]) -> Resumed:
         attempt=1, failure_id=failure.failure_id if failure else "QE_KILLED", handler="resume",
         evidence=failure.evidence if failure else "an earlier launch was ended from outside",
         changes=changes),))
+
+
+def _left_alone(run: QeRun, launch: RunState, output: str) -> bool:
+    """Whether a launch that went on ended before it changed what it began with."""
+    return bool(launch.continued and launch.started_at is not None
+                and last_block(output, "ATOMIC_POSITIONS") is None
+                and run.xml_path.stat().st_mtime < launch.started_at.timestamp())
 
 
 def _written_by(run: QeRun, launch: RunState) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from orionflow.errors import InputError
 from orionflow.launchers.custodian.handlers_qe import late_end, ph_rules, pw_rules, tool_rules
 from orionflow.launchers.custodian.jobs import CodeJob
-from orionflow.launchers.custodian.qe_base import QeRun, patterns
+from orionflow.launchers.custodian.qe_base import QeRun, patterns, stop_options
 from orionflow.launchers.custodian.qe_walltime import max_seconds
 from orionflow.launchers.qe import Resumed, monitors, resume
 from orionflow.launchers.qe_electrons import electron_count
@@ -53,7 +54,8 @@ def run_step(folder: Path, step: Step, context: JobContext, *, environment: Mapp
     job = CodeJob(list(step.command), stdout=f"{step.stem}.out", stderr=f"{step.stem}.err",
                   environment=environment, stale=stale, inputs=[step.input_file], watched=watched,
                   stdin=step.input_file if step.stdin else None, also=["CRASH"],
-                  monitors=monitors(deadline, frozen_after))
+                  monitors=monitors(deadline, frozen_after),
+                  **(stop_options(found) if found and step.code in {"pw.x", "ph.x"} else {}))
     run = QeRun(folder=folder, input_file=step.input_file, job=job)
     given = hash_inputs(folder, [step.input_file])
     resumed = Resumed()
@@ -67,10 +69,13 @@ def run_step(folder: Path, step: Step, context: JobContext, *, environment: Mapp
         for change in _prepare(run, deadline):
             say(f"  prepared: {change}")
     rules = {"pw.x": pw_rules, "ph.x": ph_rules}.get(step.code, tool_rules)(run)
-    return run_code(job, rules, context, executable=_executable(step), directory=folder,
-                    deadline=deadline, inputs=given, continued=resumed.continued,
-                    corrected=resumed.corrections, note=late_end,
-                    on_correction=on_correction)
+    record = run_code(job, rules, context, executable=_executable(step), directory=folder,
+                      deadline=deadline, inputs=given, continued=resumed.continued,
+                      corrected=resumed.corrections, note=late_end,
+                      on_correction=on_correction)
+    if resumed.continued and found is not None:
+        _forget_restart(run, found)
+    return record
 
 
 def prepare_parent(failure_id: str | None, folder: Path, before: Sequence[Step],
@@ -160,6 +165,14 @@ def _prepare(run: QeRun, deadline: float | None) -> list[str]:
         return []  # an input f90nml can't edit can still be run
     return [f"{line} (empty bands show whether it is a metal)" if line.startswith("nbnd") else line
             for line in changes]
+
+
+def _forget_restart(run: QeRun, given: QeInput) -> None:
+    """Put back what made a run go on: the user's next one with this input is another run."""
+    group, key, fresh = (("inputph", "recover", False) if "inputph" in given.namelists
+                         else ("control", "restart_mode", "from_scratch"))
+    with suppress(InputError):  # one that can't be edited was not edited before either
+        edit_input(run.input_path, {group: {key: given.get(group, key, fresh)}})
 
 
 def _read(folder: Path, step: Step) -> QeInput | None:

@@ -153,11 +153,17 @@ class FailureInfo:
                    f"Slurm job {job_id} ended: {word}", folder=folder, host=host)
 
     @classmethod
-    def stopped(cls, reason: str, *, time_over: bool = False, folder: str = "",
-                host: str = "") -> FailureInfo:
-        """Return that the launcher stopped the job: at the end of its time, or when told to."""
+    def stopped(cls, reason: str, *, time_over: bool = False, kept: bool = False,
+                folder: str = "", host: str = "") -> FailureInfo:
+        """Return that the launcher stopped the job: at the end of its time, or when told to.
+
+        Parameters
+        ----------
+        kept
+            Its code was asked, and left restart files.
+        """
         return cls(FailureClass.WALLTIME if time_over else FailureClass.PREEMPTION, reason,
-                   folder=folder, host=host)
+                   progressed=kept and time_over, folder=folder, host=host)
 
     @classmethod
     def launcher_lost(cls, why: str, *, folder: str = "", host: str = "") -> FailureInfo:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fireworks.utilities.fw_serializers import DATETIME_HANDLER
 
 from orionflow.launchers.retry import FailureInfo
+from orionflow.launchers.stopping import Stopped
 from orionflow.log import get_logger
 
 if TYPE_CHECKING:
@@ -27,13 +28,6 @@ log = get_logger(__name__)
 SPOOL_FILE = "orionflow_settle.json"
 # Exit code of a process a job has forked and let run on into the launcher's code.
 STRAY = 70
-
-
-class Stopped(BaseException):
-    """The launcher was told to end while a job ran.
-
-    Not an Exception: recipes may catch those.
-    """
 
 
 class WirePad:
@@ -123,7 +117,9 @@ def describe_failure(error: BaseException | None, folder: Path) -> dict[str, Any
     if error is None:
         return None
     info = FailureInfo.from_exception(error, folder=str(folder))
-    return {**asdict(info), "kind": info.kind.value, "stopped": isinstance(error, Stopped)}
+    stopped = isinstance(error, Stopped)
+    return {**asdict(info), "kind": info.kind.value, "stopped": stopped,
+            "progressed": error.kept if isinstance(error, Stopped) else info.progressed}
 
 
 def write_spool(folder: Path, action: dict[str, Any] | None, *, launch_id: int, fw_id: int,

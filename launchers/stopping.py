@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orionflow.launchers.jobs import Stop
@@ -15,11 +17,37 @@ if TYPE_CHECKING:
     from orionflow.launchers.workers import WorkerPool
 
 log = get_logger(__name__)
-# A job that was asked to stop is asked again after so long, then killed, s.
-_ASK_AGAIN, _KILL = 10.0, 20.0
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a job is stopped.
+
+    Attributes
+    ----------
+    signal
+        Tells its worker which manner it is.
+    grace
+        How long its code may take to write restart files when it is asked to end, s; then it
+        gets SIGTERM.
+    most
+        After so long the worker and all it started are killed, s.
+    """
+
+    signal: signal.Signals
+    grace: float
+    most: float
+
+
+# Slurm gives notice a minute before the end of the time.
+_TIME = Manner(signal.SIGUSR1, grace=35.0, most=45.0)
+# Between SIGTERM and SIGKILL lie 30 s, unless the site has set Slurm's KillWait.
+_SIGNAL = Manner(signal.SIGTERM, grace=12.0, most=20.0)
 # Cancelled ones have 15 s in all, of which the heartbeat may take five.
-_KILL_CANCELLED = 8.0
-_AT_ONCE = frozenset({"cancel", "lost", "memory"})
+_RESTARTABLE = Manner(signal.SIGHUP, grace=3.0, most=8.0)
+_AT_ONCE = Manner(signal.SIGINT, grace=0.0, most=8.0)
+GRACE = {int(m.signal): m.grace for m in (_TIME, _SIGNAL, _RESTARTABLE, _AT_ONCE)}
+_ASK_AGAIN = 10.0
 # A second signal is for the impatient.
 _KILL_HURRIED = 1.0
 # After its result a job's process has so long to end what it started and become free, s.
@@ -27,6 +55,25 @@ _KILL_ENDED = 60.0
 # We look once a second; what uses up what was set aside for it is killed so long before, s.
 _KILL_BEFORE = 1.5
 _USED_UP = Stop("time", "what was set aside for it is used up")
+
+
+class Stopped(BaseException):
+    """The launcher was told to end while a job ran.
+
+    Not an Exception: recipes may catch those.
+
+    Attributes
+    ----------
+    grace
+        How long the code that runs may take to write restart files, s.
+    kept
+        It was asked, and ended by itself.
+    """
+
+    def __init__(self, message: str, grace: float = 0.0) -> None:
+        super().__init__(message)
+        self.grace = grace
+        self.kept = False
 
 
 def drive_stops(pool: WorkerPool, jobs: Iterable[ClaimedJob], stop: Stop | None, *,
@@ -52,19 +99,26 @@ def drive_stops(pool: WorkerPool, jobs: Iterable[ClaimedJob], stop: Stop | None,
         job.stop = job.stop or stop or (_USED_UP if job.time_left <= 0.0 else None)
         if job.stop is None or not job.worker.pid:
             continue
+        manner = _manner(job.stop)
         if not job.asked:
             job.asked, job.times_asked = now, 1
-            pool.stop(job.worker)
+            pool.stop(job.worker, manner.signal)
         waited = now - job.asked
-        most = _KILL_CANCELLED if job.stop.kind in _AT_ONCE else _KILL
-        if (waited > most or (hurried and waited > _KILL_HURRIED)
+        if (waited > manner.most or (hurried and waited > _KILL_HURRIED)
                 or now > job.ends - _KILL_BEFORE):
             if not job.worker.killed:
                 log.warning("firework %d does not stop: it is killed", job.fw_id)
                 pool.kill(job.worker)
         elif waited > _ASK_AGAIN and job.times_asked == 1:
             job.times_asked = 2
-            pool.stop(job.worker)
+            pool.stop(job.worker, manner.signal)
+
+
+def _manner(stop: Stop) -> Manner:
+    if stop.kind in {"time", "signal"}:
+        return _TIME if stop.kind == "time" else _SIGNAL
+    goes_on = stop.request is not None and stop.request.becomes != "DEFUSED"
+    return _RESTARTABLE if goes_on else _AT_ONCE
 
 
 def _end_hanging(pool: WorkerPool, job: ClaimedJob, now: float) -> None:

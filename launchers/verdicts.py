@@ -82,7 +82,7 @@ def _failure(job: ClaimedJob, info: FailureInfo, action: dict[str, Any] | None,
     elif stopped:
         reason = stop.reason if stop is not None else "stopped by a signal"
         info = FailureInfo.stopped(reason, time_over=stop is not None and stop.kind == "time",
-                                   folder=job.folder, host=host)
+                                   kept=info.progressed, folder=job.folder, host=host)
         action = action or failed_action(reason)
     decision = decide(info, job.spec, policy)
     if decision.put_back:

@@ -23,7 +23,8 @@ from orionflow.errors import ConfigError, StoreError, database_reason
 from orionflow.launchers.process_tree import adopt_orphans, end_descendants
 from orionflow.launchers.project import JOBFLOW_FILE
 from orionflow.launchers.restore import Snapshot, reseed, wait_for_threads
-from orionflow.launchers.rocket import STRAY, Stopped, WirePad
+from orionflow.launchers.rocket import STRAY, WirePad
+from orionflow.launchers.stopping import GRACE, Stopped
 from orionflow.launchers.wire import Channel, Message
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from types import FrameType
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-# A job that takes longer to end its processes, or lost the exception, is asked once more.
-_RAISE_AGAIN = 25.0
+# A job that takes longer to end its code and processes, or lost the exception, is asked once more.
+_RAISE_AGAIN = 15.0
 _STORE_PATIENCE_MS = 12 * 3600 * 1000
 # As FireWorks' own `rlaunch rapidfire --local_redirect` names them.
 OUT_FILE, ERROR_FILE = "FW_job.out", "FW_job.error"
@@ -62,6 +63,7 @@ class Worker:
         self.pid = os.getpid()
         self.jobs = 0
         self._raised = float("-inf")
+        self._asked = int(signal.SIGTERM)
         self._said = self._busy = False
 
     def serve(self) -> None:
@@ -159,18 +161,21 @@ class Worker:
 
     # ------------------------------------------------------------------------ signals
 
-    def _on_signal(self, _number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self.pid:
             os._exit(STRAY)
         if not self._busy:
             return
+        if number != signal.SIGALRM:
+            self._asked = number
+        grace = GRACE[self._asked]
         if not _inside_job(frame):
             # In FireWorks' own work, which must not be cut: look again soon.
             signal.setitimer(signal.ITIMER_REAL, 0.2)
-        elif time.monotonic() - self._raised > _RAISE_AGAIN:
+        elif time.monotonic() - self._raised > _RAISE_AGAIN + grace:
             self._raised = time.monotonic()
-            signal.setitimer(signal.ITIMER_REAL, _RAISE_AGAIN + 1)
-            raise Stopped("stopped by the launcher")
+            signal.setitimer(signal.ITIMER_REAL, _RAISE_AGAIN + grace + 1)
+            raise Stopped("stopped by the launcher", grace)
 
     def _forked(self) -> None:
         """In a process a job forks: it is no worker, and says nothing to the launcher."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import select
 import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,12 +18,17 @@ from custodian.custodian import Job
 
 from orionflow.errors import ConfigError
 from orionflow.launchers.custodian import guard
+from orionflow.launchers.stopping import Stopped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _FIRST_LOOK = 0.2
 _LONGEST_PAUSE = 30.0
+# After SIGTERM a code has so long to end before it is killed, s.
+_TERM_PATIENCE = 4.0
+# Ctrl-C, and SIGTERM to a run without a launcher: a second one ends the waiting.
+_INTERRUPT_PATIENCE = 12.0
 
 
 class Monitor(Protocol):
@@ -32,8 +39,8 @@ class Monitor(Protocol):
     def look(self, job: CodeJob, folder: Path) -> str | None:
         """Return the evidence that the code must be stopped, or None. Must be cheap."""
 
-    def ask(self, job: CodeJob, folder: Path) -> float:
-        """Ask the code to stop by itself; return how long that may take, s (0: kill it)."""
+    def grace(self) -> float:
+        """Return how long the code may take to stop by itself when asked, s (0: kill it)."""
 
 
 class CodeJob(Job):
@@ -60,13 +67,20 @@ class CodeJob(Job):
         Asked, in order, while the code runs.
     also
         Files of the folder to which the code writes its last words as well; read behind stdout.
+    stop_file
+        File in the folder of the run for which the code looks, and when it is there writes its
+        restart files and ends; None for a code that can't be asked.
+    listens_after
+        Pattern in the output before which a code that is asked to stop leaves worse files than
+        one that is killed; it is not asked then.
     """
 
     def __init__(self, command: Sequence[str], *, stdout: str, stderr: str,
                  environment: Mapping[str, str] | None = None, stale: Sequence[str] = (),
                  stdin: str | None = None, inputs: Sequence[str] = (),
                  watched: Sequence[str] = (), monitors: Sequence[Monitor] = (),
-                 also: Sequence[str] = ()) -> None:
+                 also: Sequence[str] = (), stop_file: str | None = None,
+                 listens_after: str = "") -> None:
         self.command = list(command)
         self.stdout = stdout
         self.stderr = stderr
@@ -77,6 +91,8 @@ class CodeJob(Job):
         self.watched = tuple(watched)
         self.monitors = tuple(monitors)
         self.also = tuple(also)
+        self.stop_file = stop_file
+        self.listens_after = listens_after
         self.attempt = 0
         self.seconds = 0.0
         self.last_seconds = 0.0
@@ -110,6 +126,8 @@ class CodeJob(Job):
         self.attempt += 1
         self.stopped_by = None
         self._put_away(folder)
+        if self.stop_file is not None:
+            (folder / self.stop_file).unlink(missing_ok=True)
         self._attic = None
         self._before = {f: _stamp(f) for f in self._watched_files(folder)}
         stdin = (folder / self.stdin).open("rb") if self.stdin else None
@@ -138,6 +156,12 @@ class CodeJob(Job):
             try:
                 self._wait(folder)
                 guard.end_session(self.process.pid)  # mpirun killed: its ranks may be left
+            except Stopped as stop:
+                stop.kept = self.ask_to_stop(directory, stop.grace)
+                raise
+            except KeyboardInterrupt:
+                self.ask_to_stop(directory, _INTERRUPT_PATIENCE)
+                raise
             finally:
                 if self.process.poll() is None:
                     self.terminate(directory)
@@ -153,12 +177,42 @@ class CodeJob(Job):
     def postprocess(self, directory: str = "./") -> None:
         """Nothing to do after a good run."""
 
+    def ask_to_stop(self, directory: str, patience: float) -> bool:
+        """Ask the code to write its restart files and end.
+
+        Parameters
+        ----------
+        directory
+            Folder of the run.
+        patience
+            How long it may take, s.
+
+        Returns
+        -------
+        bool
+            Whether it ended by itself; false also where it can't be asked.
+        """
+        folder = Path(directory)
+        process = self.process
+        if process is None or self.stop_file is None or patience <= 0 or not re.search(
+                self.listens_after, self._output(folder)):
+            return False
+        path = folder / self.stop_file
+        try:
+            path.touch()
+            return _ends_within(process, patience)
+        except OSError:  # a full disk: nothing could be written anyway
+            return False
+        finally:  # it must not stop the next run
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
     def terminate(self, directory: str = "./") -> None:  # noqa: ARG002  Custodian passes it
         """End the whole session and wait until it is gone."""
         process = self.process
         if process is None:
             return
-        guard.end_session(process.pid, patience=10.0)
+        guard.end_session(process.pid, patience=_TERM_PATIENCE)
         process.wait()
         self._settle_time()
 
@@ -207,11 +261,16 @@ class CodeJob(Job):
                 evidence = monitor.look(self, folder)
                 if evidence is not None:
                     self.stopped_by = (monitor.failure_id, evidence)
-                    patience = monitor.ask(self, folder)
-                    if patience <= 0 or not _ends_within(process, patience):
+                    if not self.ask_to_stop(str(folder), monitor.grace()):
                         self.terminate(str(folder))
                     return
             pause = min(_LONGEST_PAUSE, max(_FIRST_LOOK, 0.05 * (time.time() - self.started_at)))
+
+    def _output(self, folder: Path) -> str:
+        try:
+            return (folder / self.stdout).read_text(errors="replace") if self.listens_after else ""
+        except OSError:
+            return ""
 
     def _settle_time(self) -> None:
         if self.started_at:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 STOP_FILE = "STOP"
+ASK_FILE = "orionflow.stop"
 PREFIX = "orionflow."
 OURS = "# orionflow: time left"
 
@@ -48,7 +49,7 @@ class LammpsJob(CodeJob):
         self.active_file = str(Path(input_file).with_name(PREFIX + Path(input_file).name))
         super().__init__(command, stdout=stdout, stderr=stderr, environment=environment,
                          stale=(log,) if log != "none" else (), stdin=stdin,
-                         inputs=(input_file, self.active_file))
+                         inputs=(input_file, self.active_file), stop_file=ASK_FILE)
         self.log = log
         self.input_file = input_file
         self.own_command = list(command)

@@ -80,7 +80,7 @@ class Exploding:
         last = self.watch.parser.output.last_run
         return None if last is None or last.minimize else self.test(last)
 
-    def ask(self, job: CodeJob, folder: Path) -> float:  # noqa: ARG002
+    def grace(self) -> float:
         """Kill it: nothing of such a run is worth keeping."""
         return 0.0
 
@@ -116,7 +116,7 @@ class Hanging:
         return (f"no output for {silence:.0f} s after the first row: the barostat damping is far "
                 "below 1000 time steps")
 
-    def ask(self, job: CodeJob, folder: Path) -> float:  # noqa: ARG002
+    def grace(self) -> float:
         """Kill it: nothing of such a run is worth keeping."""
         return 0.0
 
@@ -147,7 +147,7 @@ class SlowRows:
         limit = max(self._least(last.column("Temp"), last.column("Press")), 20 * longest)
         return f"no output for {silence:.0f} s" if silence > limit else None
 
-    def ask(self, job: CodeJob, folder: Path) -> float:  # noqa: ARG002
+    def grace(self) -> float:
         """Kill it: a frozen run does not look for a stop file."""
         return 0.0
 

@@ -15,6 +15,8 @@ _LOOP = re.compile(
     r"^Loop time of (?P<s>\S+) on \d+ procs? for (?P<n>\d+) steps with (?P<a>\d+) atoms")
 _DANGEROUS = re.compile(r"^Dangerous builds (?:= (?P<n>\d+)|not checked)")
 _MOST_WARNINGS = 100
+# Name of our own `fix halt`, by which LAMMPS is asked to stop.
+ASKED = "orionflow_asked"
 _MULTI = re.compile(r"^-+ Step\s+(\d+) -+ CPU")
 _PAIR = re.compile(r"(\w[\w\[\]]*)\s*=\s*([-+]?(?:\d\S*|nan|inf))")
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf)$")
@@ -36,6 +38,8 @@ class RunBlock:
         Steps done according to the loop-time line; None when the run did not end.
     dangerous
         Dangerous neighbour list builds; -1 means they were not checked.
+    timed_out
+        The line that tells that its time was over, or that we have asked it to stop.
     """
 
     minimize: bool = False
@@ -217,7 +221,7 @@ class OutputParser:
         elif stripped.startswith("Force max component"):
             block.force_max = _two_floats(stripped.split("=", 1)[-1])
         elif "halt condition" in stripped:
-            block.halted = stripped
+            setattr(block, "timed_out" if ASKED in stripped else "halted", stripped)
         else:
             return False
         return True

@@ -11,9 +11,9 @@ from orionflow.launchers.custodian import lammps_model as model
 from orionflow.launchers.custodian.common import Killed
 from orionflow.launchers.custodian.lammps_base import DANGER_FILE, first_step
 from orionflow.launchers.custodian.lammps_dump import cut_dumps
-from orionflow.launchers.custodian.lammps_job import clock, margin, timer_seconds
+from orionflow.launchers.custodian.lammps_job import ASK_FILE, clock, margin, timer_seconds
 from orionflow.launchers.custodian.lammps_log import merge_logs
-from orionflow.launchers.custodian.lammps_output import parse_output
+from orionflow.launchers.custodian.lammps_output import ASKED, parse_output
 from orionflow.launchers.custodian.lammps_restart import continuation, newest_restart
 from orionflow.launchers.custodian.rules import read_text
 from orionflow.launchers.custodian.watch import Frozen
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 SHORTEST = 5.0
 LONG = 20_000
 _MOST = 10
+# Looks for the file by which it is asked to stop, in the longest run of a script.
+_LOOKS = 10_000
 LAST_RESTART = "orionflow.last.restart"
 RESTARTS = ("orionflow.a.restart", "orionflow.b.restart")
 # write_restart moves atoms between ranks without their forces: what looks at forces comes first.
@@ -69,6 +71,22 @@ def instrument(script: Script, *, restarts: bool) -> None:
             "variable orionflow_step equal step", "variable orionflow_danger equal ndanger",
             (f'fix orionflow_danger all print {every} "${{orionflow_step}} ${{orionflow_danger}}" '
              f'file {DANGER_FILE} screen no title "# step, dangerous builds"')])
+    if (restarts or own) and script.linear and script.runs():
+        script.insert(script.runs()[0], _asking(max(10, max(steps, default=0) // _LOOKS)))
+
+
+def _asking(every: int) -> list[str]:
+    """Return commands by which LAMMPS ends its run, as a timer ends it, when a file appears.
+
+    Each rank looks for itself, and `fix halt` of 2021 does not make them agree: the one that saw
+    the file would leave the others waiting. The reduction does. Nothing of this touches forces or
+    neighbour lists.
+    """
+    return [f"variable orionflow_ask equal is_file({ASK_FILE})",
+            "variable orionflow_asks atom v_orionflow_ask",
+            "compute orionflow_asked all reduce max v_orionflow_asks",
+            "variable orionflow_asked equal c_orionflow_asked",
+            f"fix {ASKED} all halt {every} v_orionflow_asked > 0.5 error soft"]
 
 
 def _restart_interval(script: Script) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from orionflow.errors import InputError
 from orionflow.launchers.qe_input import QeInput, edit_input, read_input
-from orionflow.launchers.qe_output import read_xml
+from orionflow.launchers.qe_output import is_finished, read_xml
 
 if TYPE_CHECKING:
     import xml.etree.ElementTree as ET
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 STARTED = "Program "  # "     Program PWSCF v.6.7MaX starts on ..."
 FINISHED = "JOB DONE."
+# Told to stop before this line, pw.x writes an XML that no run can go on from, in place of a good
+# one (6.7: not all symmetries, or no cell).
+_LISTENS = r"(?m)^ {5}(?:Self-consistent|Band Structure) Calculation$"
 
 
 @dataclass
@@ -96,3 +100,17 @@ def patterns(run_input: QeInput, folder: Path, environment: Mapping[str, str]
     outdir = glob.escape(str(run_input.outdir(folder, environment)))
     stale = ("CRASH", f"{prefix}.EXIT", f"{outdir}/{prefix}.EXIT", f"{outdir}/CRASH")
     return stale, (f"{outdir}/{prefix}.save/data-file-schema.xml",)
+
+
+def stop_options(run_input: QeInput) -> dict[str, str]:
+    """Return how pw.x or ph.x is asked to stop, as options of `CodeJob`.
+
+    Both look for the file in their working folder after each k-point; in outdir ph.x does not.
+    """
+    return {"stop_file": f"{run_input.prefix}.EXIT",
+            "listens_after": "" if "inputph" in run_input.namelists else _LISTENS}
+
+
+def stopped_itself(text: str) -> bool:
+    """Whether an output shows that pw.x came to its own end and wrote all its files."""
+    return is_finished(text) and re.search(_LISTENS, text) is not None

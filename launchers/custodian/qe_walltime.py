@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from orionflow.launchers.custodian.rules import Attempt
 
 _DEFAULT_SECONDS = 1e7  # QE's own default of max_seconds: no limit
-_PROGRESS = r"estimated scf accuracy|^\s*Computing kpt #|^\s+iter #\s+\d+ total cpu"
+_PROGRESS = (r"estimated scf accuracy|^\s*Computing kpt #|^\s+iter #\s+\d+ total cpu|"
+             r"Calculation stopped in k-point loop")
+# Slices of seconds must still be long enough for the files, s.
+_LEAST_MARGIN = 2.5
 
 
 def max_seconds(seconds_left: float, iteration: float = 0.0) -> float:
@@ -26,7 +29,7 @@ def max_seconds(seconds_left: float, iteration: float = 0.0) -> float:
         Longest step between two looks of the code at its clock, s.
     """
     margin = max(min(300.0, 0.1 * seconds_left), 2.0 * iteration)
-    return float(max(5.0, seconds_left - max(3.0, margin)))
+    return float(max(1.0, seconds_left - max(_LEAST_MARGIN, margin)))
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +65,7 @@ class FrozenMonitor:
             return f"no output for {silent:.0f} s"
         return None
 
-    def ask(self, job: CodeJob, folder: Path) -> float:  # noqa: ARG002  Monitor's signature
+    def grace(self) -> float:
         """Frozen codes do not listen."""
         return 0.0
 
@@ -77,16 +77,15 @@ class DeadlineMonitor:
     deadline: float
     failure_id: str
     margin: float = 2.0
-    stop_files: tuple[Path, ...] = field(default=())
 
     def look(self, job: CodeJob, folder: Path) -> str | None:  # noqa: ARG002  Monitor's signature
         """Look at the clock."""
         left = self.deadline - time.time()
         return f"{max(0.0, left):.0f} s before the end of the time" if left < self.margin else None
 
-    def ask(self, job: CodeJob, folder: Path) -> float:  # noqa: ARG002  Monitor's signature
-        """Too late for asking."""
-        return 0.0
+    def grace(self) -> float:
+        """Give it what is left."""
+        return max(0.0, self.deadline - time.time())
 
 
 @dataclass

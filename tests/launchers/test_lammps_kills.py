@@ -98,7 +98,7 @@ def test_killed_rank_or_mpirun_is_continued_from_the_restart_file(
     assert working_in(folder) == {}
 
 
-@pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGINT])
 def test_killed_launcher_leaves_no_orphan_and_the_next_goes_on(
         folder: Path, sig: signal.Signals) -> None:
     before = (folder / "in.lammps").read_bytes()
@@ -109,6 +109,7 @@ def test_killed_launcher_leaves_no_orphan_and_the_next_goes_on(
     assert process.returncode != 0
     wait_until(lambda: not working_in(folder), "no process left", timeout=10)
     assert json.loads((folder / "orionflow_run.json").read_text())["state"] != "done"
+    reached = parse_output((folder / "lammps.out").read_text()).runs[-1].last_step
     again = start(folder)
     out, err = again.communicate(timeout=90)
     assert again.returncode == 0, err
@@ -122,6 +123,9 @@ def test_killed_launcher_leaves_no_orphan_and_the_next_goes_on(
     last = parse_output((folder / "lammps.out").read_text()).runs[-1]
     assert last.last_step == 16000
     assert last.first_step > 0
+    if sig == signal.SIGINT:  # asked, not killed: it has written where it was
+        assert last.first_step == reached
+    assert not (folder / "orionflow.stop").exists()
     assert (folder / "in.lammps").read_bytes() == before
 
 

@@ -207,7 +207,8 @@ def test_instrumented_script_flushes_and_restarts_only_where_it_can() -> None:
     straight = Script("run 100000\n")
     instrument(straight, restarts=True)
     names = [c.name for c in straight.commands]
-    assert set(names[:names.index("run")]) == {"fix", "restart", "thermo_modify", "variable"}
+    assert set(names[:names.index("run")]) == {
+        "compute", "fix", "restart", "thermo_modify", "variable"}
     assert names[names.index("run"):] == ["run", "write_restart"]
     loop = Script("label x\nrun 100000\njump SELF x\n")
     instrument(loop, restarts=True)
