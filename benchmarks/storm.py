@@ -57,6 +57,7 @@ BLOWS = {"launcher": 4, "worker": 4, "rank": 3, "scancel": 2, "scancel -s KILL":
          "mongod": 1, "cron": 1, "freeze": 1}
 ZYGOTE = "orionflow.launchers.zygote"
 CODES = ("lmp", "mpirun", "orted", "sleep", "true")
+_SHOWN = 30  # problems
 DAEMONS = ("slurmd", "slurmstepd")
 
 
@@ -88,7 +89,7 @@ class Plan:
     patience: float = 600.0
     cron: float = 10.0
     launch_time: int = 60
-    long: int = 150
+    long: int = 80
     seed: int = 1
 
 
@@ -389,7 +390,7 @@ def report(plan: Plan, damage: Damage) -> None:
         ["longest recovery of a dead launcher's jobs, s", round(damage.recovery, 1)],
         ["until all was at rest, s", round(damage.calm, 1)],
         ["problems", len(damage.problems)]])
-    for line in damage.problems:
+    for line in damage.problems[:_SHOWN]:
         print("PROBLEM", line)
 
 
@@ -411,7 +412,7 @@ def main() -> int:
         slurm.stop()
         mongod.stop()
     report(plan, damage)
-    print_json("storm", {**vars(plan), **vars(damage)})
+    print_json("storm", {**vars(plan), **vars(damage), "problems": damage.problems[:_SHOWN]})
     if damage.problems:
         print(f"kept for a look: {folder}", file=sys.stderr)
         return 1
