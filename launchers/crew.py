@@ -88,7 +88,7 @@ class Crew:
         self._idle_since: float | None = None
         self._short = math.inf
         pool.register(signals.fd)
-        self.pulse = Pulse(self.pad, signals.alarm)
+        self.pulse = Pulse(self.pad, signals.alarm, launcher.tether(pool.renew))
 
     # ------------------------------------------------------------------------ the loop
 
@@ -387,6 +387,8 @@ class Crew:
         end = self.allocation.deadline
         if self.stop is None and end is not None and time.time() >= end:
             self._begin_stop(Stop("time", "time is over"))
+        if self.pulse.given_up and self.stop is None:
+            self._begin_stop(Stop("signal", self.pulse.given_up))
         while not self.pulse.news.empty():
             launch_id, stop = self.pulse.news.get()
             job = self.running.get(launch_id) or next(

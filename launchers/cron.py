@@ -23,9 +23,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from pymongo.errors import PyMongoError
 
-from orionflow.errors import ConfigError, InputError, LaunchError, OrionflowError
+from orionflow.errors import (
+    ConfigError,
+    InputError,
+    LaunchError,
+    OrionflowError,
+    database_reason,
+)
 from orionflow.launchers.demand import Group, Shape, kinds, plan
+from orionflow.launchers.lease import LOST
 from orionflow.launchers.machine import load_machine
 from orionflow.launchers.pad.documents import as_time
 from orionflow.launchers.project import FWORKER_FILE, QADAPTER_FILE, project_environment
@@ -142,6 +150,9 @@ def run_cron(project: Path) -> CronReport:
                 _Cron(project, report).run()
             except OrionflowError as error:
                 report.problem, report.try_later = str(error), error.transient
+            except PyMongoError as error:
+                report.problem = f"MongoDB went away: {database_reason(error)[:200]}"
+                report.try_later = True
         stamp(state / STATE_FILE, last_run=datetime.now(UTC).isoformat(), **report.to_dict())
         if report.submitted or report.recovered or report.problem:
             log.info("%s", report.describe().replace("\n", "; "))
@@ -179,22 +190,32 @@ class _Cron:
         self.state_file = project / ".orionflow" / STATE_FILE
 
     def run(self) -> None:
+        from orionflow.launchers.deaths import Deaths
         from orionflow.launchers.launchpad import open_launchpad
         from orionflow.launchers.recovery import recover
 
         with closing(open_launchpad(self.project)) as pad:
-            self.report.recovered = [s.describe() for s in recover(self.project, pad)]
-            if self.machine.scheduler != "slurm":
-                self.report.note = (f"machine {self.machine.name!r} has no queue; "
-                                    "`orionflow launch` runs the jobs")
-                return
-            groups = self._groups(pad)
-            mine = [job for job in self.scheduler.my_queue() if job.name == JOB_NAME]
-            there = self._there(pad, mine) if groups else []
-            # Its children, too, will want to run there.
-            more = pad.workflows.find_one(
-                {"state": {"$in": ["READY", "RUNNING", "RESERVED"]}, "nodes.1": {"$exists": True}},
-                {"_id": 1}) is not None
+            deaths = Deaths(self.scheduler, pad)
+            self.report.recovered = [
+                s.describe() for s in recover(self.project, pad, deaths=deaths)]
+            self._supply(pad)
+            if deaths.suspects:  # watched last: allocations need not wait for it
+                self.report.recovered += [s.describe() for s in recover(
+                    self.project, pad, deaths=deaths, lost_only=True, patience=LOST + 2.0)]
+
+    def _supply(self, pad: ProjectLaunchPad) -> None:
+        """Ask for the allocations that are missing."""
+        if self.machine.scheduler != "slurm":
+            self.report.note = (f"machine {self.machine.name!r} has no queue; "
+                                "`orionflow launch` runs the jobs")
+            return
+        groups = self._groups(pad)
+        mine = [job for job in self.scheduler.my_queue() if job.name == JOB_NAME]
+        there = self._there(pad, mine) if groups else []
+        # Its children, too, will want to run there.
+        more = pad.workflows.find_one(
+            {"state": {"$in": ["READY", "RUNNING", "RESERVED"]}, "nodes.1": {"$exists": True}},
+            {"_id": 1}) is not None
         planned = plan(self.machine, groups, there, more_to_come=more)
         self._tell_impossible(planned.impossible)
         self.report.ready, self.report.queued = planned.possible, len(mine)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,11 @@ class LauncherIdentity:
         Name of the kernel's pid namespace; numbers of another one mean nothing here.
     slurm_job_id, slurm_restarts
         Slurm job and how often it had been requeued, when there is one.
+    slurm_cluster
+        Whose Slurm: numbers of another one mean other jobs.
+    lease
+        It holds its jobs still when it could not say for so long that it lives, s; None for one
+        that does not (see `lease`).
     """
 
     host: str
@@ -38,6 +43,8 @@ class LauncherIdentity:
     pid_namespace: str
     slurm_job_id: str | None = None
     slurm_restarts: int = 0
+    slurm_cluster: str | None = None
+    lease: float | None = None
 
     @classmethod
     def of_this_process(cls) -> LauncherIdentity:
@@ -50,6 +57,7 @@ class LauncherIdentity:
             pid_namespace=_pid_namespace(),
             slurm_job_id=os.environ.get("SLURM_JOB_ID") or None,
             slurm_restarts=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
+            slurm_cluster=os.environ.get("SLURM_CLUSTER_NAME") or None,
         )
 
     @property
@@ -63,11 +71,17 @@ class LauncherIdentity:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any] | None) -> LauncherIdentity | None:
-        """Return what ``to_dict`` wrote; None for anything else (a stock `rlaunch`)."""
+        """Return what ``to_dict`` wrote; None for anything else (a stock `rlaunch`).
+
+        What a later version may have added is left out.
+        """
         try:
-            return cls(**data) if data else None
-        except TypeError:
+            known = {k: v for k, v in data.items() if k in _FIELDS} if data else {}
+            found = cls(**known) if known else None
+            hash(found)  # other tools may have put anything there
+        except (TypeError, AttributeError):
             return None
+        return found if found is not None and isinstance(found.pid, int) else None
 
     def alive_here(self) -> bool | None:
         """Whether the process lives; None when this host can't know.
@@ -86,6 +100,9 @@ class LauncherIdentity:
         Likely, not certain, that nothing is left: two hosts may share a name.
         """
         return self.host == socket.gethostname() and self.boot != _boot()
+
+
+_FIELDS = frozenset(f.name for f in fields(LauncherIdentity))
 
 
 def _boot() -> str:

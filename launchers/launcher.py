@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -20,12 +20,15 @@ from typing import TYPE_CHECKING, Any, Self
 from orionflow.errors import LaunchError
 from orionflow.launchers.allocation import Allocation, read_allocation
 from orionflow.launchers.identity import ENV_KEY
+from orionflow.launchers.lease import LEASE, Tether, safe_without_database
 from orionflow.launchers.machine import load_machine
 from orionflow.launchers.project import FWORKER_FILE, project_environment
+from orionflow.launchers.scheduler import Scheduler
 from orionflow.log import get_logger
 from orionflow.settings import load_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
     from orionflow.launchers.launchpad import ProjectLaunchPad
@@ -126,6 +129,7 @@ class Launcher:
         from orionflow.launchers.crew import Crew
         from orionflow.launchers.identity import LauncherIdentity
         from orionflow.launchers.launchpad import open_launchpad
+        from orionflow.launchers.patrol import Patrol
         from orionflow.launchers.recovery import recover
         from orionflow.launchers.workers import WorkerPool
 
@@ -146,7 +150,8 @@ class Launcher:
                 try:
                     pool.preload(crew.intake.modules())
                     pool.wait_ready()
-                    crew.work()
+                    with Patrol(self.project):
+                        crew.work()
                 finally:
                     pool.close()
                     crew.end()
@@ -168,7 +173,7 @@ class Launcher:
         path = self.project / FWORKER_FILE
         base = (FWorker.from_file(str(path)) if path.is_file()
                 else FWorker(self.machine.name, self.machine.category))
-        env = {**base.env, ENV_KEY: self.pad.identity.to_dict()}
+        env = {**base.env, ENV_KEY: replace(self.pad.identity, lease=LEASE).to_dict()}
         own = base._query  # noqa: SLF001  its `query` has category and name mixed in already
         return FWorker(base.name, base.category, own, env)
 
@@ -182,6 +187,12 @@ class Launcher:
                 "started": datetime.fromtimestamp(there.started, UTC).isoformat(
                     timespec="seconds"),
                 "deadline": there.deadline}
+
+    def tether(self, renew: Callable[[float], None]) -> Tether:
+        """Return what renews the lease on the jobs; ``renew`` tells who holds them."""
+        address, owner = (str(self.pad.host), self.pad.port), self.pad.identity
+        return Tether(renew, lambda: safe_without_database(
+            self.project, address, owner, Scheduler(self.project)), LEASE)
 
     # ------------------------------------------------------------------------ helpers
 

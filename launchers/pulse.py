@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from pymongo.errors import PyMongoError
+import pymongo
+from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from orionflow.errors import database_reason
 from orionflow.launchers import cancel
 from orionflow.launchers.jobs import Stop
+from orionflow.launchers.lease import GIVEN_UP, Tether, clock
 from orionflow.launchers.process_tree import memory_of
 from orionflow.log import get_logger
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 COLLECTION = "orionflow_launchers"
 BEAT = 4.0
+# A question that MongoDB has not answered by then is asked again, s.
+_ANSWER = 15.0
 # Memory of jobs that asked for some is looked at this often, s.
 _LOOK = 1.0
 # A little more than asked is not worth a job.
@@ -83,17 +87,23 @@ class Pulse(threading.Thread):
         The project's LaunchPad.
     wake
         Descriptor written to when there is news.
+    tether
+        Renews the lease on our jobs.
 
     Attributes
     ----------
     silent
         MongoDB did not answer last time.
+    given_up
+        Why others take us for dead; empty while they don't.
     """
 
-    def __init__(self, pad: Any, wake: int) -> None:
+    def __init__(self, pad: Any, wake: int, tether: Tether | None = None) -> None:
         super().__init__(name="orionflow-pulse", daemon=True)
         self.pad = pad
         self.wake = wake
+        self.tether = tether or Tether()
+        self.given_up = ""
         self.vital = Vital()
         self.news: queue.SimpleQueue[tuple[int, Stop]] = queue.SimpleQueue()
         self._over = threading.Event()
@@ -124,23 +134,38 @@ class Pulse(threading.Thread):
 
     def beat(self) -> None:
         """Say once what lives."""
-        vital = self.vital
+        vital, began = self.vital, clock()
         try:
-            lost = self.pad.ping_launches(vital.launches) if vital.launches else set()
-            for launch_id in vital.tracked - lost - self._untracked:
-                self._track(launch_id)
-            requests = cancel.requested(self.pad, vital.launches)
-            self._write(vital.document())
+            with pymongo.timeout(_ANSWER):
+                lost = self.pad.ping_launches(vital.launches) if vital.launches else set()
+                for launch_id in vital.tracked - lost - self._untracked:
+                    self._track(launch_id)
+                requests = cancel.requested(self.pad, vital.launches)
+                self._write(vital.document())
+        except DuplicateKeyError:
+            if not self._over.is_set():
+                self._hear_of_death(vital.launches)
+            return
         except PyMongoError as error:
             if not self.silent:
                 log.warning("no heartbeat: %s", database_reason(error)[:200])
             self.silent = True
+            self.tether.cut_off()
             return
         self.silent = False
+        self.tether.heard(began)
         for launch_id in lost:
             self._tell(launch_id, Stop("lost", "its launch was given to another launcher"))
         for launch_id, request in requests.items():
             self._tell(launch_id, Stop("cancel", request.describe(), request))
+
+    def _hear_of_death(self, launches: frozenset[int]) -> None:
+        """Stop all: we were silent for so long that our jobs were given to others."""
+        if not self.given_up:
+            log.error("others took this launcher for dead, and its jobs: it ends")
+        self.given_up = "it was silent for so long that its jobs were given to others"
+        for launch_id in launches:
+            self._tell(launch_id, Stop("lost", self.given_up))
 
     def _track(self, launch_id: int) -> None:
         try:
@@ -166,4 +191,8 @@ class Pulse(threading.Thread):
     def _write(self, document: dict[str, Any]) -> None:
         if document:
             document["beat"] = datetime.now(UTC).isoformat(timespec="milliseconds")
-            self.pad.db[COLLECTION].replace_one({"_id": document["_id"]}, document, upsert=True)
+            # Where we were given up, or have ended before this beat got through, this is a second
+            # document of our name: refused.
+            self.pad.db[COLLECTION].replace_one(
+                {"_id": document["_id"], GIVEN_UP: {"$exists": False},
+                 "ended": {"$exists": False}}, document, upsert=True)

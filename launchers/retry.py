@@ -64,7 +64,8 @@ CLASS_OF_FAILURE: dict[str, FailureClass] = {
 _SLURM = {
     "NODE_FAIL": FailureClass.NODE, "BOOT_FAIL": FailureClass.NODE,
     "PREEMPTED": FailureClass.PREEMPTION, "CANCELLED": FailureClass.PREEMPTION,
-    "REVOKED": FailureClass.PREEMPTION, "OUT_OF_MEMORY": FailureClass.MEMORY,
+    "REVOKED": FailureClass.PREEMPTION, "REQUEUED": FailureClass.PREEMPTION,
+    "OUT_OF_MEMORY": FailureClass.MEMORY,
     "TIMEOUT": FailureClass.WALLTIME, "DEADLINE": FailureClass.WALLTIME,
 }
 
@@ -117,6 +118,18 @@ class FailureInfo:
             # A code that ran out of time without getting further says that it is not transient.
             kind, progressed = ((kind, True) if error.transient else (FailureClass.USER, False))
         return replace(info, kind=kind, progressed=progressed, failure_id=error.failure_id)
+
+    @classmethod
+    def from_dict(cls, data: object) -> FailureInfo:
+        """Return what a worker has told of a failure; what can't be read is the job's own fault."""
+        told = data if isinstance(data, dict) else {}
+        try:
+            kind = FailureClass(str(told.get("kind")))
+        except ValueError:
+            kind = FailureClass.USER
+        return cls(kind, str(told.get("reason") or ""), progressed=told.get("progressed") is True,
+                   **{name: str(told[name]) for name in ("failure_id", "folder", "host", "at")
+                      if told.get(name)})
 
     @classmethod
     def from_exit(cls, code: int, *, out_of_memory: bool = False, folder: str = "",
@@ -273,7 +286,8 @@ def decide(failure: FailureInfo, spec: dict[str, Any], policy: RetryPolicy) -> D
         return Decision(put_back=False, reason=failure.reason, spec={}, counts=counts)
     stored = spec.get(RETRIES_KEY)
     told: dict[str, Any] = stored if isinstance(stored, dict) else {}
-    tally = {k: _int(v) for k, v in (told.get("counts") or {}).items()}
+    counted, history = told.get("counts"), told.get("history")
+    tally = {k: _int(v) for k, v in counted.items()} if isinstance(counted, dict) else {}
     # Walltime with and without progress are told apart: a long run may continue often.
     name = f"{failure.kind.value}_continued" if failure.progressed else failure.kind.value
     number = tally.get(name, 0) + 1
@@ -298,12 +312,14 @@ def decide(failure: FailureInfo, spec: dict[str, Any], policy: RetryPolicy) -> D
              **{k: v for k, v in (("failure_id", failure.failure_id), ("host", failure.host),
                                   ("changed", did)) if v}}
     changes[RETRIES_KEY] = {"counts": {**tally, name: number},
-                            "history": [*(told.get("history") or []), entry][-_HISTORY:]}
+                            "history": [*(history if isinstance(history, list) else []),
+                                        entry][-_HISTORY:]}
     if counts == "lost":
         changes["_reruns"] = reruns
     elif counts == "continued":
         changes["_continued"] = continued
-    if folder := spec.get("_launch_dir") or failure.folder:
+    own = spec.get("_launch_dir")
+    if folder := own if own and isinstance(own, str) else failure.folder:
         changes["_launch_dir"] = folder
     return Decision(put_back=True, reason=reason, spec=changes, counts=counts)
 

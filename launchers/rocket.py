@@ -13,10 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fireworks.utilities.fw_serializers import DATETIME_HANDLER
+from bson.errors import BSONError
 
 from orionflow.launchers.retry import FailureInfo
 from orionflow.launchers.stopping import Stopped
+from orionflow.launchers.wire import decode, encode
 from orionflow.log import get_logger
 
 if TYPE_CHECKING:
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from fireworks.core.firework import Firework, FWAction
 
 log = get_logger(__name__)
-SPOOL_FILE = "orionflow_settle.json"
+SPOOL_FILE = "orionflow_settle.bson"
+# As earlier versions wrote it; their results may still lie there.
+_OLD_SPOOL_FILE = "orionflow_settle.json"
 # Exit code of a process a job has forked and let run on into the launcher's code.
 STRAY = 70
 
@@ -101,12 +104,13 @@ class WirePad:
         error = sys.exc_info()[1] if state == "FIZZLED" else None
         stored = None if action is None else action.to_dict()
         folder = Path.cwd()  # Rocket runs the job in its folder
+        failure = describe_failure(error, folder)
         message = {"kind": "ended", "launch_id": launch_id, "state": state, "action": stored,
-                   "folder": str(folder), "failure": describe_failure(error, folder)}
+                   "folder": str(folder), "failure": failure}
         spooled = not isinstance(error, Stopped)
         if spooled:
             write_spool(folder, stored, launch_id=launch_id, fw_id=self._fw.fw_id, state=state,
-                        database=self._database)
+                        database=self._database, failure=failure)
         self._send({**message, "spooled": spooled})
         self.ended = True
         return {}
@@ -123,20 +127,24 @@ def describe_failure(error: BaseException | None, folder: Path) -> dict[str, Any
 
 
 def write_spool(folder: Path, action: dict[str, Any] | None, *, launch_id: int, fw_id: int,
-                state: str, database: str) -> Path:
+                state: str, database: str, failure: dict[str, Any] | None = None) -> Path:
     """Write a finished job's result beside its output, before MongoDB is asked to take it.
 
     There it survives the death of the launcher. It is forced to the disk, which takes long on some
-    file systems, only if MongoDB does not take it (`keep_spool`).
+    file systems, only if MongoDB does not take it (`keep_spool`). The file holds what the launcher
+    is told, in the same form, so that both give the same document.
+
+    Raises
+    ------
+    bson.errors.InvalidDocument
+        It holds what MongoDB can't store.
     """
     path = folder / SPOOL_FILE
-    content = {"launch_id": launch_id, "fw_id": fw_id, "state": state, "database": database,
-               "action": action}
+    content = encode({"launch_id": launch_id, "fw_id": fw_id, "state": state,
+                      "database": database, "action": action, "failure": failure})
     part = path.with_name(f".{SPOOL_FILE}.part")
     try:
-        # MongoDB takes nothing but UTF-8, and names of files may be anything.
-        part.write_bytes(json.dumps(content, default=DATETIME_HANDLER, ensure_ascii=False)
-                         .encode(errors="replace"))
+        part.write_bytes(content)
         part.replace(path)
     except OSError as error:
         log.warning("can't write %s: %s", path, error)
@@ -157,11 +165,21 @@ def keep_spool(folder: Path) -> None:
 
 
 def read_spool(folder: Path, launch_id: int, database: str) -> dict[str, Any] | None:
-    """Return what was spooled for this launch, None when there is nothing whole."""
-    try:
-        content = json.loads((folder / SPOOL_FILE).read_bytes())
-    except (OSError, ValueError):
-        return None
-    fits = (isinstance(content, dict) and content.get("launch_id") == launch_id
-            and content.get("database") == database)
-    return content if fits else None
+    """Return what was spooled for this launch, None when there is nothing whole.
+
+    Returns
+    -------
+    dict
+        ``launch_id``, ``fw_id``, ``state``, ``database``, ``action``; ``failure`` of a failed job
+        as `describe_failure` words it.
+    """
+    for name, read in ((SPOOL_FILE, decode), (_OLD_SPOOL_FILE, json.loads)):
+        try:
+            content = read((folder / name).read_bytes())
+        except (OSError, ValueError, BSONError):
+            continue
+        if (isinstance(content, dict) and content.get("launch_id") == launch_id
+                and content.get("database") == database and "state" in content
+                and "action" in content):
+            return content
+    return None

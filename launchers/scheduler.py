@@ -70,7 +70,11 @@ class Scheduler:
             raise _failed(done)
 
     def fate(self, job_id: str, restarts: int = 0) -> Fate:
-        """Return whether a job's processes may still be alive.
+        """Return whether a job's processes may still be alive; see `look`."""
+        return self.look(job_id, restarts)[0]
+
+    def look(self, job_id: str, restarts: int = 0) -> tuple[Fate, str]:
+        """Return whether a job's processes may still be alive, and its state in Slurm's word.
 
         slurmctld is asked first, then accounting. A job neither knows is `Fate.UNKNOWN`: absent
         is not over.
@@ -90,7 +94,7 @@ class Scheduler:
         """
         job = self.show(job_id)
         if job is not None:
-            return Fate.OVER if job.restarts > restarts else job.fate
+            return (Fate.OVER, "REQUEUED") if job.restarts > restarts else (job.fate, job.state)
         try:
             done = _run(slurm.sacct_command([job_id], program=self.program("sacct")))
             told = [] if done.returncode else slurm.parse_sacct(done.stdout)
@@ -98,7 +102,22 @@ class Scheduler:
             told = []  # no accounting on this machine
         found = next((j for j in told if j.job_id == job_id), None)
         # Accounting's "RUNNING" of a job slurmctld has forgotten is a runaway: not known.
-        return Fate.OVER if found is not None and found.fate is Fate.OVER else Fate.UNKNOWN
+        if found is not None and found.fate is Fate.OVER:
+            return Fate.OVER, found.state
+        return Fate.UNKNOWN, ""
+
+    def cluster(self) -> str:
+        """Return the name of the cluster that is asked.
+
+        Raises
+        ------
+        LaunchError
+            slurmctld does not answer.
+        """
+        done = _run([self.program("scontrol"), "show", "config"])
+        if done.returncode != 0:
+            raise _failed(done)
+        return slurm.parse_cluster(done.stdout)
 
 
 def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:

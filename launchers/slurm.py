@@ -221,6 +221,15 @@ def _scontrol_fields(text: str) -> dict[str, str]:
     return fields
 
 
+_CLUSTER = re.compile(r"^ClusterName\s*=\s*(\S+)", re.MULTILINE)
+
+
+def parse_cluster(text: str) -> str:
+    """Return the cluster's name from ``scontrol show config``; empty when it is not there."""
+    found = _CLUSTER.search(text)
+    return found[1] if found else ""
+
+
 def parse_time(text: str) -> float | None:
     """Return unix time from Slurm's local ``2026-01-31T12:00:00``; None for ``Unknown``."""
     try:

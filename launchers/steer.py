@@ -223,7 +223,7 @@ class _Steering:
 
     def __post_init__(self) -> None:
         self.scheduler = Scheduler(self.project)
-        self.deaths = Deaths(self.scheduler)
+        self.deaths = Deaths(self.scheduler, self.pad)
         self._asked: set[int] = set()  # launches
         self._stopping: set[int] = set()  # their fireworks
 
@@ -384,8 +384,9 @@ class _Steering:
         if owner is None:
             return self._outcome(job, job["state"], "asked", "no launch is known of it yet; try "
                                  "again")
-        if (dead := self.deaths.dead(owner, sign)) and (
-                done := self._settled(job, launch, f"its launcher was dead ({dead})")):
+        death = self.deaths.death(owner, sign)
+        if death is not None and self.deaths.declare(owner, death) and (
+                done := self._settled(job, launch, f"its launcher was dead ({death.why})")):
             return done
         silent = "" if sign is None else (
             f", last heard of {max(0.0, time.time() - sign.timestamp()):.0f} s ago")

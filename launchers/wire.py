@@ -44,10 +44,7 @@ class Channel:
         bson.errors.InvalidDocument
             It holds what MongoDB can't store.
         """
-        try:
-            data = bson.encode(message)
-        except UnicodeEncodeError:  # names of files that are not UTF-8, in an error's message
-            data = bson.encode(_valid(message))
+        data = encode(message)
         self.sock.sendall(_HEAD.pack(len(data)) + data)
 
     def receive(self) -> Message | None:
@@ -85,7 +82,32 @@ class Channel:
             return None
         data = bytes(self._buffer[_HEAD.size:end])
         del self._buffer[:end]
-        return bson.decode(data, _CODEC)
+        return decode(data)
+
+
+def encode(message: Message) -> bytes:
+    """Return a message as it is sent.
+
+    Raises
+    ------
+    bson.errors.InvalidDocument
+        It holds what MongoDB can't store.
+    """
+    try:
+        return bson.encode(message)
+    except UnicodeEncodeError:  # names of files that are not UTF-8, in an error's message
+        return bson.encode(_valid(message))
+
+
+def decode(data: bytes) -> Message:
+    """Return a message as it is received.
+
+    Raises
+    ------
+    bson.errors.BSONError
+        The bytes are no message.
+    """
+    return bson.decode(data, _CODEC)
 
 
 def _valid(value: Any) -> Any:

@@ -110,6 +110,7 @@ class WorkerPool:
         self._control: socket.socket | None = None
         self._zygote: Any = None
         self._ready = False
+        self._renewed: float | None = None
         self._count = 0
         self._starts: list[float] = []
         self._poll = select.poll()
@@ -136,6 +137,8 @@ class WorkerPool:
         theirs.close()
         self._control, self._ready = ours, False
         self._poll.register(ours, select.POLLIN)
+        if self._renewed is not None:
+            self.renew(self._renewed)
 
     def preload(self, modules: Sequence[str]) -> None:
         """Have modules imported before the next worker is forked, so that all share them."""
@@ -199,14 +202,22 @@ class WorkerPool:
             worker.job = launch_id
             return worker
 
-    def stop(self, worker: WorkerProcess) -> None:
-        """Ask the job of a worker to stop."""
-        self._signal(worker, signal.SIGUSR1)
+    def stop(self, worker: WorkerProcess, number: signal.Signals) -> None:
+        """Ask the job of a worker to stop; the signal tells how (`stopping`)."""
+        self._signal(worker, number)
 
     def kill(self, worker: WorkerProcess) -> None:
         """End a worker at once; what its job started is ended after it."""
         worker.leaving = worker.killed = True
         self._signal(worker, signal.SIGKILL)
+
+    def renew(self, until: float) -> None:
+        """Say until when all jobs are certainly ours (see `lease`); from any thread."""
+        control, self._renewed = self._control, until
+        if control is not None:
+            with suppress(OSError):  # gone, or it does not listen: it holds the jobs then
+                control.send(json.dumps({"kind": "renew", "until": until}).encode(),
+                             socket.MSG_DONTWAIT)
 
     def processes(self, worker: WorkerProcess) -> list[int]:
         """Return the processes of a worker and its job."""

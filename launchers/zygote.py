@@ -18,6 +18,7 @@ import sys
 import time
 from typing import Any
 
+from orionflow.launchers.lease import Hold
 from orionflow.launchers.process_tree import (
     adopt_orphans,
     children,
@@ -57,6 +58,7 @@ class Zygote:
         self.ended: dict[int, int] = {}
         self.since = 0.0
         self.asked: set[int] = set()
+        self.hold = Hold()
 
     def run(self) -> None:
         """Serve until the launcher is gone."""
@@ -69,11 +71,12 @@ class Zygote:
         self._send({"kind": "ready"})
         control = self.control.fileno()
         while True:
-            wait = 0.1 if self.ended else None
+            wait = 0.1 if self.ended else self.hold.pause
             readable, _, _ = select.select([control, wake], [], [], wait)
             if wake in readable:
                 os.read(wake, 512)
             self._bury()
+            self.hold.look(self.workers)
             if control in readable and not self._serve((wake, alarm)):
                 self._end_all()
                 return
@@ -95,6 +98,8 @@ class Zygote:
             else:
                 self._send({"kind": "forked", "number": task["number"], "pid": pid})
             os.close(fds[0])
+        elif task["kind"] == "renew":
+            self.hold.renew(task["until"])
         elif task["kind"] == "preload":
             preload(task["modules"])
         elif task["pid"] in self.workers:

@@ -194,19 +194,28 @@ def recover(
     *,
     dry_run: Annotated[bool, typer.Option(
         "--dry-run", help="Only say what would be done.")] = False,
+    wait: Annotated[float, typer.Option(
+        "--wait", min=0, help="Seconds to watch launchers on other hosts that are silent; one is "
+        "known to be dead after 55.")] = 60.0,
     output: Output = None,
 ) -> None:
     """Bring into order what killed launchers, submissions and nodes left half done.
 
-    Safe at any time, beside running launchers; `orionflow cron` does it too.
+    Safe at any time, beside running launchers; they and `orionflow cron` do it too.
     """
     from orionflow.launchers.launchpad import open_launchpad
     from orionflow.launchers.recovery import recover as run
     from orionflow.workflows.compile import project_of
 
-    project = project_of()
-    with closing(open_launchpad(project)) as pad:
-        steps = run(project, pad, dry_run=dry_run)
+    project, said = project_of(), set[bool]()
+    with closing(open_launchpad(project)) as pad, console(stderr=True).status("") as status:
+        def tell(line: str) -> None:
+            status.update(line)
+            if not sys.stderr.isatty() and not said:  # where nobody sees it change, once
+                said.add(True)
+                print(line, file=sys.stderr)
+
+        steps = run(project, pad, dry_run=dry_run, patience=wait, tell=tell)
     if output is not None:
         dump([step.to_dict() for step in steps], output)
         return

@@ -21,6 +21,7 @@ from orionflow.launchers.cron import (
     sbatch_error,
     stamp,
 )
+from orionflow.launchers.deaths import Deaths
 from orionflow.launchers.launchpad import open_launchpad
 from orionflow.launchers.recovery import recover
 from orionflow.launchers.scheduler import Scheduler
@@ -267,12 +268,12 @@ class TestOnSlurm:
         old = {"$set": {"state_history.0.updated_on": "2020-01-01T00:00:00+00:00"}}
         pad.launches.update_one({}, old)
         assert recover(slurm_project, pad) == []  # RUNNING in Slurm, however silent
-        job = pad.launches.find_one()["fworker"]["env"]["orionflow"]["slurm_job_id"]
-        fresh = {"$set": {"state_history.0.updated_on": "2999-01-01T00:00:00+00:00"}}
-        pad.launches.update_one({}, {**fresh, "$set": {
-            **fresh["$set"], f"{where}.slurm_job_id": "987654"}})
-        assert recover(slurm_project, pad) == []  # unknown to Slurm is not over
-        pad.launches.update_one({}, old)
-        (step,) = recover(slurm_project, pad)
+        owner = pad.launches.find_one()["fworker"]["env"]["orionflow"]
+        pad.launches.update_one({}, {"$set": {f"{where}.slurm_job_id": "987654"}})
+        deaths = Deaths(Scheduler(slurm_project), pad, lost_after=5.0)
+        # Unknown to Slurm is not over, and its heart beats.
+        assert recover(slurm_project, pad, deaths=deaths, patience=10) == []
+        os.kill(owner["pid"], signal.SIGSTOP)
+        (step,) = recover(slurm_project, pad, deaths=deaths, patience=60)
+        os.kill(owner["pid"], signal.SIGCONT)
         assert "Slurm has forgotten job 987654" in step.why
-        assert job

@@ -10,7 +10,7 @@ Those not here have their tests where the part is tested that survives them:
    test_launcher.py ``killed_at_every_write``;
 5. mongod killed and back, 6. away in a run, 7. and 8. at a job's end: test_outage.py;
 9. away longer than anybody's patience, 10. away during a long job: here;
-11. frozen, given away, awake again: here;
+11. frozen, given away, awake again: here; cut off from MongoDB, alone: test_lease.py;
 12. a bad node: here;
 13. append_wf while jobs complete: pad/test_together.py ``append_while_jobs_complete``;
 14. many launchers at once: pad/test_together.py ``eight_launchers``, and real ones here.
@@ -22,6 +22,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from contextlib import closing
 from datetime import UTC, datetime
@@ -30,13 +32,16 @@ from pathlib import Path
 import pytest
 import small_jobs
 import yaml
+from elsewhere import elsewhere
 from fireworks import Firework, Workflow
 from plain_tasks import Nap, Plain, Wait
 
+from orionflow.launchers.deaths import Deaths
 from orionflow.launchers.launchpad import open_launchpad
 from orionflow.launchers.process_tree import descendants
 from orionflow.launchers.project import LAUNCHPAD_FILE, init_project, project_environment
 from orionflow.launchers.recovery import recover
+from orionflow.launchers.scheduler import Scheduler
 from orionflow.launchers.services.mongod import Mongod
 from orionflow.launchers.services.processes import port_taken, wait_for
 from orionflow.workflows.compile import submit
@@ -66,18 +71,16 @@ def test_frozen_launcher_that_wakes_after_its_job_was_given_away_stops_it(projec
                                                                           wait_until):
     (marks / "seconds").write_text("600")
     pad.add_wf(Firework([Nap(folder=str(marks))], spec=SPEC))
-    frozen = small_jobs.command("orionflow", "launch")
+    frozen = elsewhere([Path(sys.executable).with_name("orionflow"), "launch"],
+                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_until((marks / "sleep_pid").exists, timeout=MOST)
     first = int((marks / "sleep_pid").read_text())
     (marks / "sleep_pid").unlink()
     everybody = [frozen.pid, *descendants(frozen.pid)]
     for pid in everybody:
         os.kill(pid, signal.SIGSTOP)
-    # As seen from another host, hours later.
-    owner = "fworker.env.orionflow"
-    pad.launches.update_one({}, {"$set": {
-        f"{owner}.host": "elsewhere", "state_history.0.updated_on": "2020-01-01T00:00:00+00:00"}})
-    (step,) = recover(project, pad)
+    deaths = Deaths(Scheduler(project), pad, lost_after=3.0)
+    (step,) = recover(project, pad, deaths=deaths, patience=MOST)
     assert (step.what, step.fw_ids) == ("put back", [1])
     (marks / "seconds").write_text("0")
     code, out, err = small_jobs.run("orionflow", "launch", timeout=MOST)

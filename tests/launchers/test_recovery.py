@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
-from fireworks import LaunchPad
+from fireworks import FWAction, LaunchPad
 from fireworks.core.fworker import FWorker
 from jobflow import Flow
 from jobflow.managers.fireworks import flow_to_workflow
+from small_jobs import add
 
 from orionflow.launchers.cancel import CancelRequest, ask
 from orionflow.launchers.identity import LauncherIdentity
-from orionflow.launchers.launchpad import open_launchpad
 from orionflow.launchers.recovery import recover
 from orionflow.launchers.rocket import write_spool
 from orionflow.launchers.services.processes import ProcessIdentity
 
-sys.path.append(str(Path(__file__).parents[1] / "fakes"))
-from small_jobs import add
-
 pytestmark = pytest.mark.needs_mongod
-
-
-@pytest.fixture
-def pad(project):
-    pad = open_launchpad(project)
-    yield pad
-    pad.close()
 
 
 @pytest.fixture
@@ -194,8 +183,10 @@ def test_a_job_that_was_to_be_cancelled_does_not_run_again(project, pad, stock):
 def test_a_result_that_can_not_be_stored_stops_no_recovery(project, pad, stock):
     worker = FWorker(env={"orionflow": dead_launcher().to_dict()})
     _, launch_id = stock.checkout_fw(worker, str(project))
-    write_spool(project, {"stored_data": {"n": 2**70}, "exit": False}, launch_id=launch_id,
-                fw_id=1, state="COMPLETED", database=pad.name)
+    # As earlier versions wrote it: JSON, and so whatever Python has.
+    (project / "orionflow_settle.json").write_text(json.dumps({
+        "launch_id": launch_id, "fw_id": 1, "state": "COMPLETED", "database": pad.name,
+        "action": {**FWAction().to_dict(), "stored_data": {"n": 2**70}}}))
     recover(project, pad)
     assert pad.fireworks.find_one({"fw_id": 1})["state"] == "FIZZLED"
     assert not recover(project, pad)
