@@ -45,7 +45,7 @@ structure_folders: []
 # Most that one job may ask for.
 job: {nodes: 1, ranks: 2, threads: 1, memory: 4096, walltime: 3600}
 
-core_hours_per_day: 10.0       # of one agent, UTC day; asked for, not used
+core_hours_per_day: 10.0       # of one agent, UTC day: set aside by what runs, used by what ended
 core_hours_per_day_all: 20.0   # of all agents together
 open_fireworks: 50             # of one agent
 approval_above: 2.0            # core-hours of one request above which a person must approve

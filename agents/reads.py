@@ -15,6 +15,7 @@ from orionflow.agents.answers import clean, clean_text, offset_of, paged, withou
 from orionflow.agents.backend import OPEN_STATES
 from orionflow.agents.campaign_document import CampaignState
 from orionflow.agents.policy import owner_of
+from orionflow.agents.refunds import standing
 from orionflow.agents.status import status_of
 from orionflow.agents.uncertainty import MEANING, noted
 from orionflow.analysis.outcomes import judge
@@ -261,7 +262,7 @@ def launchers(backend: Backend) -> list[Answer]:
 
 def budgets(backend: Backend, agent: str, request: requests.Nothing) -> Answer:  # noqa: ARG001  one signature for all
     """Return what this agent may still ask for today, and the policy's limits."""
-    account, policy = backend.accounts.read(), backend.policy()
+    account, policy = standing(backend), backend.policy()
     day = today()
     asked = account.asked(day, agent) / 3600
     left = max(policy.core_hours_per_day - asked, 0.0)

@@ -31,13 +31,28 @@ def refund(backend: Backend) -> Account:
         As it stands now.
     """
     account = backend.accounts.read()
+    costs = _costs(backend, account)
+    return backend.accounts.correct(costs) if costs else account
+
+
+def standing(backend: Backend) -> Account:
+    """Return the account as `refund` would leave it; nothing is written."""
+    account = backend.accounts.read()
+    for (agent, key), cost in _costs(backend, account).items():
+        if (entry := account.find(agent, key)) is not None:
+            entry.core_seconds = cost
+    return account
+
+
+def _costs(backend: Backend, account: Account) -> dict[tuple[str, str], int]:
+    """Return what today's commits have cost that are over, by agent and key."""
     waiting = account.unsettled(today())
     if not waiting:
-        return account
+        return {}
     plans = {e.plan: plan for e in waiting if (plan := _plan(backend, e)) is not None}
     keys = {e.plan: f"{owner_of(e.agent)}:{e.key}" for e in waiting}
     known = fates(backend.pad.db, [keys[p.id] for p in plans.values() if p.kind == "workflow"])
-    costs = {}
+    costs: dict[tuple[str, str], int] = {}
     for entry in waiting:
         plan = plans.get(entry.plan)
         cost = None if plan is None else (
@@ -46,7 +61,7 @@ def refund(backend: Backend) -> Account:
             else _of_jobs(backend, plan, entry.before))
         if cost is not None:
             costs[entry.agent, entry.key] = cost
-    return backend.accounts.correct(costs) if costs else account
+    return costs
 
 
 def _plan(backend: Backend, entry: Entry) -> Plan | None:

@@ -7,6 +7,7 @@ back: a lost node, a longer allocation, more memory, a person.
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,8 @@ COST_FIELDS = {"_id": 0, "launch_id": 1, "fw_id": 1, "state": 1, "runtime_secs":
 # A job that goes on gets no rest that is too short to get further in: less than this share of a
 # whole try, or so many s.
 _WORTH, _SHORTEST = 0.25, 5.0
+# As `FailureInfo.launcher_lost` says it, and who gives up a job that was lost too often.
+_LOST = re.compile(r"(?:^|; )lost\b")
 # Codes end by themselves so long before their time is over, s.
 _SHARE_OF_NOTICE, _LEAST_NOTICE, _MOST_NOTICE = 0.1, 3.0, 60.0
 
@@ -115,7 +118,7 @@ def _ended_by_others(launch: Mapping[str, Any]) -> bool:
     """Whether somebody else than its own launcher may have written how a launch ended."""
     stored = (launch.get("action") or {}).get("stored_data") or {}
     return launch.get("state") == "FIZZLED" and (
-        CANCELLED_KEY in stored or str(stored.get("_message", "")).startswith("lost"))
+        CANCELLED_KEY in stored or bool(_LOST.search(str(stored.get("_message", "")))))
 
 
 def _between(start: datetime | None, end: datetime | None) -> float:

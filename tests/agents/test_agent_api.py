@@ -424,6 +424,7 @@ def test_what_a_commit_did_not_use_may_be_asked_for_again_once(api, project):
     assert asked() == 600 + 600 + 2 * 180
     runs(first, 20.0, "FIZZLED")
     pad.fireworks.update_one({"fw_id": second}, {"$set": {"state": "DEFUSED"}})
+    assert api.call(BOT, "budgets", {})["asked"] == pytest.approx((20 + 2 * 180) / 3600)
     with ThreadPoolExecutor(4) as pool:  # as servers that plan at the same moment
         list(pool.map(lambda _: refund(api.backend), range(8)))
     assert asked() == 20 + 0 + 2 * 180

@@ -8,6 +8,7 @@ import pytest
 from orionflow.launchers.jobs import ClaimedJob
 from orionflow.launchers.packing import Need
 from orionflow.launchers.pulse import BEAT
+from orionflow.launchers.retry import FailureInfo, RetryPolicy, decide
 from orionflow.launchers.spending import core_seconds_of, grant, launch_seconds
 from orionflow.launchers.stopping import drive_stops
 
@@ -27,6 +28,8 @@ def launch(beat, found, message="", **stored):
 
 @pytest.mark.parametrize("one", [
     launch(100, 7200, "lost: its launcher is dead (Slurm)"),
+    launch(100, 7200, "its launcher is dead (Slurm); " + decide(
+        FailureInfo.launcher_lost("gone"), {}, RetryPolicy()).reason),
     launch(100, 7200, "lost 4 times, last because its launcher is dead"),
     launch(100, 7200, _cancelled={"who": "ada"})])
 def test_a_lost_launch_is_charged_until_its_next_heartbeat_at_most(one):
