@@ -40,6 +40,7 @@ h1 { font-size: 1.6em; margin-bottom: 0; } h2 { font-size: 1.2em; margin-top: 2e
 table { border-collapse: collapse; font-size: 0.85em; } td, th { padding: 0.2em 0.7em;
   text-align: left; border-bottom: 1px solid #ddd; vertical-align: top; }
 td.n { text-align: right; font-variant-numeric: tabular-nums; } img { max-width: 100%; }
+tr.best { background: #e8f4ec; }
 .state { font-weight: bold; } .DONE { color: #00734d; } .FAILED, .ABANDONED { color: #b03a00; }
 pre { background: #f6f6f6; padding: 1em; overflow-x: auto; font-size: 0.85em; }
 """
@@ -63,7 +64,7 @@ def report_html(view: View, now: datetime | None = None) -> str:
         (f"<p><span class='state'>{_text(status.state)}</span> {_text(status.reason)} &middot; "
         f"{_text(status.owner)} &middot; {now:%Y-%m-%d %H:%M} UTC</p>"),
         *_summary(status), *_figures(view), *_failures(status),
-        "<h2>Candidates</h2>", _table(candidates_frame(view), view),
+        "<h2>Candidates</h2>", _table(candidates_frame(view), view, _chosen(status)),
         "<h2>Document</h2>", f"<pre>{_text(view.campaign.to_yaml())}</pre>",
     ]
     return (f"<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'><title>"
@@ -122,7 +123,7 @@ def left_out(view: View) -> tuple[FloatArray, FloatArray, FloatArray] | None:
 def _summary(status: CampaignStatus) -> list[str]:
     rows = [("sought", "; ".join(status.objectives)), ("recipe", status.recipe)]
     if status.best is not None:
-        rows += [("best", words(status.best.point)),
+        rows += [("best weighted sum" if status.front else "best", words(status.best.point)),
                  ("", f"{with_sigma(status.best)} ({MEANING})"),
                  ("", f"candidate {status.best.candidate}, result {status.best.result}")]
     rows += [
@@ -160,7 +161,11 @@ def _failures(status: CampaignStatus) -> list[str]:
             f"{rows}</table>")]
 
 
-def _table(frame: pd.DataFrame, view: View) -> str:
+def _chosen(status: CampaignStatus) -> set[int]:
+    return {b.candidate for b in status.front or ([status.best] if status.best else [])}
+
+
+def _table(frame: pd.DataFrame, view: View, chosen: set[int]) -> str:
     names: Sequence[str] = [*flat_names(view), *(o.path for o in view.campaign.objectives)]
     head = "".join(f"<th>{_text(n)}</th>" for n in
                    ("", "source", *names, "loss", "core-s", "state", "reason"))
@@ -169,7 +174,8 @@ def _table(frame: pd.DataFrame, view: View) -> str:
         cells = [_cell(row["candidate"]), _cell(row["source"]), *(_cell(row[n]) for n in names),
                  _cell(row["loss"]), _cell(round(row["spent_core_hours"] * 3600)),
                  f"<td class='{row['state']}'>{row['state']}</td>", _cell(row["reason"])]
-        rows.append(f"<tr>{''.join(cells)}</tr>")
+        mark = " class='best'" if row["candidate"] in chosen else ""
+        rows.append(f"<tr{mark}>{''.join(cells)}</tr>")
     return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike
 
@@ -57,8 +58,12 @@ def plot_convergence(losses: Sequence[float], *, first_design: int = 0,
             axes.legend(fontsize="small")
         axes.set(xlabel="result", ylabel=name, title=name)
     for axes in panels:
+        _whole_numbers(axes)
         if 0 < first_design < len(losses):
             axes.axvline(first_design + 0.5, color="0.8", linewidth=1)
+            axes.annotate("first design", (first_design + 0.5, 0.01), (-3, 0), ha="right",
+                          xycoords=("data", "axes fraction"), textcoords="offset points",
+                          color="0.5", fontsize="small")
     return _written(figure, path)
 
 
@@ -108,12 +113,13 @@ def plot_cost(spent: Sequence[float], budget: float, failed: Sequence[bool],
     figure, panels = _panels(1)
     axes, total = panels[0], np.cumsum(np.asarray(spent, dtype=float))
     number = np.arange(1, len(total) + 1)
-    axes.step(number, total, where="post", color=_COLOURS[0], label="spent")
+    axes.step([0, *number], [0.0, *total], where="post", color=_COLOURS[0], label="spent")
     bad = np.asarray(failed, dtype=bool)
     if bad.any():
         axes.plot(number[bad], total[bad], "x", color=_COLOURS[1], label="failed")
     if len(total) and budget < 5 * total[-1]:
         axes.axhline(budget, color="0.4", linestyle="--", linewidth=1, label="budget")
+    _whole_numbers(axes)
     axes.set(xlabel="candidate", ylabel="core-hours", title=f"cost (of {budget:g} core-hours)")
     axes.legend(fontsize="small")
     return _written(figure, path)
@@ -128,6 +134,13 @@ def plot_simulation(best: Sequence[float], random_best: Sequence[float],
               label="campaign")
     axes.step(np.arange(1, len(random_best) + 1), random_best, where="post", color="0.6",
               label="random")
+    _whole_numbers(axes)
     axes.set(xlabel="evaluations", ylabel="best loss (median)")
     axes.legend(fontsize="small")
     return _written(figure, path)
+
+
+def _whole_numbers(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
