@@ -3,9 +3,9 @@
 import pytest
 
 from orionflow.analysis.outcomes import _UNCONVERGED, Fate, judge
-from orionflow.launchers.spending import launch_seconds
 from orionflow.launchers.failures import CATALOGUE
 from orionflow.launchers.jobs import blame_surroundings, failed_action
+from orionflow.launchers.spending import launch_seconds
 
 
 def fizzled(details=None, trace="", **stored):
