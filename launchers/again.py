@@ -6,6 +6,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from orionflow.launchers.ahead import UNSTARTED
 from orionflow.launchers.cancel import CANCEL_FIELD, CancelRequest, ask
 from orionflow.launchers.spending import SET_ASIDE
 
@@ -56,7 +57,7 @@ def run_again(pad: Any, launches: Sequence[int],
                          **({f"spec.{SET_ASIDE}": more[fw_id]} if fw_id in more else {})},
                 "$push": {"archived_launches": {"$each": fw["launches"]}},
                 "$unset": {"spec._exception_details": "", "spec._reruns": "", "spec._retries": "",
-                           "spec._continued": ""}}
+                           "spec._continued": "", f"spec.{UNSTARTED}": ""}}
             # The workflow first: should we be killed between the two, the firework still says
             # FIZZLED, and the same call finds it again.
             _tell(pad, fw_id, "READY", "RUNNING")

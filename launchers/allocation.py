@@ -17,7 +17,7 @@ from orionflow.launchers.scheduler import Scheduler
 from orionflow.launchers.slurm import parse_cpus_per_node
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from orionflow.launchers.machine import MachineProfile
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 # A job may ask for as much time as an allocation has. The first minutes go to the start of the
 # launcher: within them a job is measured against the whole.
 START_GRACE = 300.0
+# But with less than this part of its time it gets nowhere.
+_LEAST_PART = 0.5
+# Shares of memory are no whole numbers.
+_ROUNDING = 0.01
 # Codes end by themselves so many seconds before Slurm's notice.
 _MARGIN = 10.0
 # What a Slurm allocation loses at both ends, the start of Python included.
@@ -91,12 +95,13 @@ class Allocation:
         """Return the longest walltime a job may ask for to be started now, s; None: any."""
         if self.deadline is None:
             return None
-        left = self.deadline - now
-        if left <= 0 or now - self.started > START_GRACE:
-            return max(left, 0.0)
-        return self.deadline - self.started + (_LOST_AT_ENDS if self.slurm_job_id else 0.0)
+        left = max(self.deadline - now, 0.0)
+        if now - self.started > START_GRACE:
+            return left
+        whole = self.deadline - self.started + (_LOST_AT_ENDS if self.slurm_job_id else 0.0)
+        return min(whole, left / _LEAST_PART)
 
-    def query(self, now: float, *, timed: bool = True) -> dict[str, Any]:
+    def query(self, *, longest: float | None = None, room: Room | None = None) -> dict[str, Any]:
         """Return the MongoDB query for fireworks that fit; without resources they have defaults.
 
         Jobs added by other tools may hold odd values. They pass: whoever takes one finds out what
@@ -104,26 +109,38 @@ class Allocation:
 
         Parameters
         ----------
-        now
-            Unix time.
-        timed
-            Leave out what asks for more time than there is.
+        longest
+            Leave out what asks for more time, s.
+        room
+            What is free now; the whole allocation unless given.
         """
+        nodes = (room or self.room()).nodes
         default = Resources()
 
         def asked(name: str) -> dict[str, Any]:
             return _number(f"$spec.resources.{name}", float(getattr(default, name) or 0))
 
+        spread = {"$min": [{"$max": [{"$trunc": asked("nodes")}, 1]}, len(nodes)]}
+
+        def there(free: Iterable[float]) -> dict[str, Any]:
+            """Return what so many nodes have, each of them."""
+            return {"$arrayElemAt": [sorted(free, reverse=True),
+                                     {"$toInt": {"$subtract": [spread, 1]}}]}
+
+        cores = {"$multiply": [{"$ceil": {"$divide": [asked("ranks"), spread]}},
+                               asked("threads")]}
         limits: list[dict[str, Any]] = [
-            {"$lte": [asked("nodes"), self.nodes]},
-            {"$lte": [{"$multiply": [asked("ranks"), asked("threads")]},
-                      {"$multiply": [asked("nodes"), self.most_cores]}]},
-            {"$lte": [asked("gpus"), self.gpus]},
+            {"$lte": [asked("nodes"), len(nodes)]},
+            {"$lte": [cores, there(len(n.cores) for n in nodes)]},
+            {"$lte": [asked("gpus"), there(len(n.gpus) for n in nodes)]},
         ]
         if self.memory is not None:
-            limits.append({"$lte": [asked("memory"), self.memory]})
-        longest = self.time_for_a_job(now)
-        if longest is not None and timed:
+            share = min(n.all_memory / max(n.all_cores, 1) for n in nodes)
+            limits.append({"$lte": [
+                {"$cond": [{"$gt": ["$spec.resources.memory", None]}, asked("memory"),
+                           {"$multiply": [cores, share]}]},
+                {"$add": [there(n.memory or 0.0 for n in nodes), _ROUNDING]}]})
+        if longest is not None:
             limits.append({"$lte": [asked("walltime"), int(longest)]})
         return {"$expr": {"$and": limits}}
 

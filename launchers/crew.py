@@ -9,22 +9,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pymongo.errors import ConnectionFailure
+from pymongo.errors import ConnectionFailure, PyMongoError
 
 from orionflow.errors import database_reason
+from orionflow.launchers.bulletin import document_of, vital_of
 from orionflow.launchers.intake import Intake
 from orionflow.launchers.jobs import ClaimedJob, Result, Stop, failed_action
 from orionflow.launchers.node_health import Suspicion, find_problems
 from orionflow.launchers.packing import Running
-from orionflow.launchers.progress import last_line
-from orionflow.launchers.pulse import Pulse, Vital, Watched
+from orionflow.launchers.pulse import Pulse
 from orionflow.launchers.retry import RetryPolicy
 from orionflow.launchers.rocket import read_spool
 from orionflow.launchers.runtimes import RunTimes
-from orionflow.launchers.settling import Desk, Verdict
+from orionflow.launchers.settling import LOCK_PATIENCE, Desk, Verdict, store_checkpoint
 from orionflow.launchers.spending import grant
 from orionflow.launchers.stopping import drive_stops
 from orionflow.launchers.surroundings import job_environment
+from orionflow.launchers.unheld import put_back_unheld
 from orionflow.launchers.verdicts import silent_end, spooled_end, told_end
 from orionflow.launchers.workers import Died, Ended, Event, Freed, Told
 from orionflow.log import get_logger
@@ -39,7 +40,11 @@ log = get_logger(__name__)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 # Short jobs are claimed ahead of their turn: for so long, s, and no more than so many.
 _AHEAD_SECONDS, _AHEAD_MOST = 0.3, 32
-_OUTAGE_PAUSE = 2.0
+_OUTAGE_PAUSE, _MOST_REFUSALS = 2.0, 5
+# So often we look for claims of ours that we know nothing of, s.
+_UNHELD_EVERY = 30.0
+# A launcher that is told to end waits for locks of others so long, s.
+_LOCKED_AT_END = 15.0
 
 
 class Crew:
@@ -81,9 +86,10 @@ class Crew:
         self.stop: Stop | None = None
         self.hurried = False
         self.unfit = ""
-        self._handled_signals = 0
-        self._state = "starting"
+        self._handled_signals = self._refusals = 0
+        self.state = "starting"
         self._next_look = 0.0
+        self._next_unheld = time.monotonic() + _UNHELD_EVERY
         self._pause = _FIRST_PAUSE
         self._idle_since: float | None = None
         self._short = math.inf
@@ -107,6 +113,7 @@ class Crew:
             drive_stops(self.pool, self.running.values(), self.stop, hurried=self.hurried)
             self._start_waiting()
             self._settle()
+            self._look_for_unheld()
             if self.stop is None and not self.unfit:
                 self._fill()
                 if not self._over():
@@ -115,7 +122,7 @@ class Crew:
             elif self._drained():
                 return
             self._publish("unhealthy" if self.unfit else "draining")
-            if not self.running and not self.waiting and not self.desk.pending:
+            if not self.running and not self.waiting and not self.desk.busy:
                 return
 
     def _settle(self) -> None:
@@ -129,15 +136,15 @@ class Crew:
 
     def end(self) -> None:
         """Leave the last word in the launcher's document; all workers are gone."""
-        self.pulse.end({**self._document(), "state": "unhealthy" if self.unfit else "ended",
+        self.pulse.end({**document_of(self), "state": "unhealthy" if self.unfit else "ended",
                         "ended": _now(), "note": self.unfit or self.report.ended})
 
     def _timeout(self) -> float:
-        if self.desk.pending and not self.desk.waits:
+        if self.desk.busy and not self.desk.waits:
             return self.desk.patience if self.waiting else 0.0
         now = time.monotonic()
         waits = [1.0]
-        if self.desk.pending:
+        if self.desk.busy:
             waits.append(self.desk.waits)
         if self.stop is None and not self.unfit:
             if self.room.free_cores and self._may_claim():
@@ -152,7 +159,10 @@ class Crew:
         """Claim and start what fits."""
         now = time.monotonic()
         room = self._may_claim()
-        if not room or now < self._next_look or self._database_away(now):
+        if not room or now < self._next_look:
+            return
+        if self._is_away():  # a claim would only hold up the loop until it is given up
+            self._next_look, self._idle_since = now + 1.0, None
             return
         free = self.room.free_cores
         held = len(self.waiting)
@@ -161,25 +171,33 @@ class Crew:
             return
         ahead -= held
         try:
-            if self.options.fw_id is not None:
-                one = self.intake.take_one(self.options.fw_id, self.room)
-                self.claimed = self.options.max_jobs or 1
-                jobs = [one] if one else []
-            else:
-                jobs = self.intake.take(self.room, self._occupied(), limit=min(room, free),
-                                        ahead=max(0, ahead))
-                self.claimed += len(jobs)
-        except ConnectionFailure as error:
-            log.warning("MongoDB went away during a claim: %s", database_reason(error)[:200])
+            with self.pad.locks.hurried(LOCK_PATIENCE):
+                jobs = self._claim(min(room, free), max(0, ahead))
+        except PyMongoError as error:
+            # Or it refuses: while an index is made anew, say; but not for ever.
+            self._refusals += not isinstance(error, ConnectionFailure)
+            if self._refusals > _MOST_REFUSALS:
+                raise
+            log.warning("no claim: %s", database_reason(error)[:200])
             self._next_look = now + _OUTAGE_PAUSE
             self._idle_since = None
             return
+        self._refusals = 0
         if jobs:
             self._idle_since, self._pause, self._next_look = None, _FIRST_PAUSE, 0.0
         elif self.options.fw_id is None:
             self._next_look = now + self._pause
             self._pause = min(1.5 * self._pause, _LONGEST_PAUSE)
         self._receive(jobs)
+
+    def _claim(self, limit: int, ahead: int) -> list[ClaimedJob]:
+        if self.options.fw_id is not None:
+            one = self.intake.take_one(self.options.fw_id, self.room)
+            self.claimed = self.options.max_jobs or 1
+            return [one] if one else []
+        jobs = self.intake.take(self.room, self._occupied(), limit=limit, ahead=ahead)
+        self.claimed += len(jobs)
+        return jobs
 
     def _receive(self, jobs: list[ClaimedJob]) -> None:
         """Start what was claimed, or keep it for its turn."""
@@ -191,12 +209,8 @@ class Crew:
             else:
                 self.waiting.append(job)
 
-    def _database_away(self, now: float) -> bool:
-        """Whether a claim would only hold up the loop until it is given up."""
-        away = self.desk.away_since is not None or self.pulse.silent
-        if away:
-            self._next_look, self._idle_since = now + 1.0, None
-        return away
+    def _is_away(self) -> bool:
+        return self.desk.away_since is not None or self.pulse.silent
 
     def _may_claim(self) -> int:
         """Return how many jobs more may be claimed."""
@@ -223,8 +237,10 @@ class Crew:
                 for job in self.running.values() if job.placement is not None]
 
     def _start_waiting(self) -> None:
+        longest = self.allocation.time_for_a_job(time.time())
         for job in list(self.waiting):
-            if self.stop is not None or self.unfit or job.stop is not None:
+            late = longest is not None and job.need.seconds > longest
+            if self.stop is not None or self.unfit or job.stop is not None or late:
                 self.waiting.remove(job)
                 self._settle_unstarted(job)
             elif self.room.free_cores and (
@@ -284,15 +300,14 @@ class Crew:
             if message["kind"] == "moved":
                 job.folder = message["folder"]
                 self.pad.change_launch_dir(job.launch_id, job.folder)
-            elif message["checkpoint"].get("_task_n"):
-                self.pad.ping_launch(job.launch_id, checkpoint=message["checkpoint"])
-            else:  # nothing but that it began: written if the job fails
+            else:
                 job.checkpoint = message["checkpoint"]
-        except ConnectionFailure as error:
+                # The first says nothing but that it began: written if the job fails.
+                if job.checkpoint.get("_task_n"):
+                    store_checkpoint(self.pad, job)
+        except PyMongoError as error:
             log.warning("launch %d: %s not stored: %s", job.launch_id, message["kind"],
                         database_reason(error)[:200])
-            if message["kind"] == "checkpoint":
-                job.checkpoint = message["checkpoint"]
 
     def _judge(self, job: ClaimedJob, message: dict[str, Any]) -> None:
         """Decide what becomes of a job that ended with a word of its own."""
@@ -409,17 +424,21 @@ class Crew:
             return False
         for held in self.suspicion.clear(success=False):
             self.desk.add(held)
-        if self.desk.pending and self.stop is not None:
+        if self.desk.busy and self.stop is not None:
             for verdict in self.desk.settle(last=True):
                 self._note(verdict)
             if self.desk.away_since is not None:
                 self.report.ended = "MongoDB did not come back; `orionflow recover` settles"
                 return True
-        return not self.desk.pending
+            if self.desk.locked_for > _LOCKED_AT_END:
+                self.report.ended = ("workflows stayed locked by somebody else; `orionflow "
+                                     "recover` settles")
+                return True
+        return not self.desk.busy
 
     def _over(self) -> bool:
         """Whether there is no reason to go on."""
-        if self.running or self.waiting or self.desk.pending:
+        if self.running or self.waiting or self.desk.busy:
             self._idle_since = None
             return False
         if self.suspicion.held:
@@ -446,46 +465,34 @@ class Crew:
             return ""
         try:
             ready = self.intake.ready_left()
-        except ConnectionFailure:
+        except PyMongoError:
             self._next_look = now + _OUTAGE_PAUSE
             return ""
         return (f"no job left that fits; {ready} READY job(s) do not fit here"
                 if ready else "no READY job left")
 
-    # ------------------------------------------------------------------------ what others see
+    # ------------------------------------------------------------------------ what the database has
 
     def _publish(self, state: str) -> None:
         """Tell the pulse what there is."""
-        self._state = state
-        jobs = [j for j in (*self.running.values(), *self.waiting) if not j.ended]
-        held = [r.job for r in (*self.desk.pending, *self.suspicion.held)]
-        self.pulse.vital = Vital(
-            launches=frozenset(j.launch_id for j in (*jobs, *held)),
-            tracked=frozenset(j.launch_id for j in jobs if j.launch.get("trackers")),
-            watched=tuple(Watched(j.launch_id, j.need.memory, self._processes(j))
-                          for j in jobs if j.need.memory and j.worker is not None),
-            document=self._document)
+        self.state = state
+        self.pulse.vital = vital_of(self)
 
-    def _processes(self, job: ClaimedJob) -> Any:
-        worker = job.worker
-        return (lambda: self.pool.processes(worker)) if worker is not None else list
-
-    def _document(self) -> dict[str, Any]:
-        jobs = [j for j in list(self.running.values()) if not j.ended]
-        described = [j.describe(last_line(Path(j.folder))) for j in jobs]
-        return {**self.launcher.describe(), "busy": sum(d["cores"] for d in described),
-                "state": self._state, "note": self.unfit or self._note_of_wait(),
-                "counts": {"COMPLETED": self.report.states["COMPLETED"],
-                           "FIZZLED": self.report.states["FIZZLED"],
-                           "put_back": self.report.states["READY"]},
-                "jobs": described}
-
-    def _note_of_wait(self) -> str:
-        if self.desk.away_since is not None:
-            return "waits for MongoDB"
-        if (reserved := self.intake.reserved) is not None:
-            return f"keeps room for firework {reserved[0].key}"
-        return ""
+    def _look_for_unheld(self) -> None:
+        """Put back what runs in our name though we know nothing of it."""
+        now = time.monotonic()
+        if now < self._next_unheld or self._is_away():
+            return
+        self._next_unheld = now + _UNHELD_EVERY
+        results = (*self.desk.pending, *self.suspicion.held)
+        held = {*self.running, *(j.launch_id for j in self.waiting), *self.desk.refused,
+                *(r.job.launch_id for r in results)}
+        try:
+            with self.pad.locks.hurried(LOCK_PATIENCE):
+                if put_back_unheld(self.pad, held):
+                    self._next_look = 0.0
+        except PyMongoError as error:
+            log.warning("no look for claims gone astray: %s", database_reason(error)[:200])
 
 
 def _now() -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from orionflow.errors import InputError
+from orionflow.launchers.ahead import AHEAD
 from orionflow.launchers.jobs import ClaimedJob
 from orionflow.launchers.packing import Need, Placement, Room, Running, plan
 from orionflow.launchers.resources import Resources
@@ -32,6 +34,19 @@ _FEW, _MANY = 16, 256
 _PEEK = 300
 # A learned run time is good for so long, s.
 _LEARNED = 60.0
+
+
+@dataclass
+class _Look:
+    """One look at what is READY; ``urgent`` collects those that would start were there room."""
+
+    room: Room
+    running: Sequence[Running]
+    now: float
+    longest: float | None
+    limit: int
+    ahead: int
+    urgent: list[Need] = field(default_factory=list)
 
 
 class Intake:
@@ -61,9 +76,11 @@ class Intake:
         self.host = socket.gethostname()
         self.ip = _address(self.host)
         self.reserved: tuple[Need, float] | None = None
+        # The last folder that was made.
+        self._made = ""
         self._last_name = datetime.min.replace(tzinfo=UTC)
         self._chosen: dict[int, tuple[dict[str, Any], Need, Placement | None, str]] = {}
-        self._seen = self._candidates = 0
+        self._seen = 0
         self._learned: dict[int, float | None] = {}
         self._learned_at = float("-inf")
         self._since: dict[int, float] = {}
@@ -94,25 +111,28 @@ class Intake:
             MongoDB went away; something may have been claimed.
         """
         now = time.time()
-        longest = self.allocation.time_for_a_job(now)
-        self.reserved = None
-
-        def choose(docs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-            return self._choose(docs, room, running, now, longest, limit, ahead)
-
-        query = self.allocation.query(now, timed=False)
-        self._candidates = max(_FEW, 2 * (min(limit, room.free_cores) + ahead))
-        while True:
-            found = self._claim(choose, query, limit + ahead)
-            if found or self._seen < self._candidates:
+        look = _Look(room, running, now, self.allocation.time_for_a_job(now), limit, ahead)
+        old, self._since = self._since, {}
+        few = max(_FEW, 2 * (min(limit, room.free_cores) + ahead))
+        found = self._claim(look, self.allocation.query(), few, old)
+        if found or self._seen < few:
+            return found
+        if look.longest is not None and not look.urgent:
+            # Long jobs hide short ones behind them.
+            found = self._claim(look, self.allocation.query(longest=look.longest), few, old)
+            if found:
                 return found
-            if self._candidates < _MANY:
-                self._candidates = _MANY
-            elif longest is not None and "walltime" not in str(query):
-                # Long jobs hide short ones behind them.
-                query = self.allocation.query(now)
-            else:
-                return found
+        # What must wait for room hides what would fit now.
+        here = room if room.free_cores else None
+        found = self._claim(look, self.allocation.query(room=here), _MANY)
+        if found or self._seen < _MANY:
+            return found
+        most = math.inf if look.longest is None else look.longest
+        if self.reserved is not None:
+            most = min(most, self.reserved[1] - now)
+        if most == math.inf:
+            return found
+        return self._claim(look, self.allocation.query(longest=most, room=here), _MANY)
 
     def take_one(self, fw_id: int, room: Room) -> ClaimedJob | None:
         """Claim this firework, READY or reserved for us by `qlaunch`."""
@@ -149,19 +169,29 @@ class Intake:
 
     # ------------------------------------------------------------------------ helpers
 
-    def _claim(self, choose: Callable[[list[dict[str, Any]]], Sequence[dict[str, Any]]],
-               query: dict[str, Any], limit: int) -> list[ClaimedJob]:
+    def _claim(self, look: _Look, query: dict[str, Any], candidates: int,
+               since: dict[int, float] | None = None) -> list[ClaimedJob]:
+        """Claim the best of so many candidates.
+
+        Parameters
+        ----------
+        since
+            When the most urgent were first seen waiting; given where these are looked at.
+        """
+        def choose(docs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            self._seen = len(docs)
+            if since is not None:
+                self._since |= {d["fw_id"]: since.get(d["fw_id"], look.now) for d in docs[:_FEW]}
+            return self._choose(docs, look, urgent=since is not None)
+
         self._chosen.clear()
         claims: list[Claim] = self.pad.claim(
-            self.fworker, self._folder_for, limit=limit, query=query, choose=choose,
-            candidates=self._candidates, host=self.host, ip=self.ip)
+            self.fworker, self._folder_for, limit=look.limit + look.ahead, query=query,
+            choose=choose, candidates=candidates, mark=self._mark, host=self.host, ip=self.ip)
         return [self._job(claim, *self._chosen[claim.fw_id]) for claim in claims]
 
-    def _choose(self, docs: list[dict[str, Any]], room: Room,  # noqa: PLR0917  a closure's arguments
-                running: Sequence[Running], now: float, longest: float | None, limit: int,
-                ahead: int) -> list[dict[str, Any]]:
-        self._seen = len(docs)
-        self._since = {doc["fw_id"]: self._since.get(doc["fw_id"], now) for doc in docs[:_FEW]}
+    def _choose(self, docs: list[dict[str, Any]], look: _Look, *,
+                urgent: bool) -> list[dict[str, Any]]:
         by_id = {doc["fw_id"]: doc for doc in docs}
         needs: list[Need] = []
         odd: list[dict[str, Any]] = []
@@ -172,23 +202,27 @@ class Intake:
                 self._chosen[doc["fw_id"]] = (doc, need, None, problem)
             else:
                 needs.append(replace(need, priority=_priority(doc),
-                                     since=self._since.get(need.key, now)))
-        planned = plan(needs, room, running, now, longest=longest,
-                       deadline=self.allocation.deadline)
+                                     since=self._since.get(need.key, look.now)))
+        waiting = [n for n in look.urgent if n.key not in by_id]
+        planned = plan([*waiting, *needs], look.room, look.running, look.now,
+                       longest=look.longest, deadline=self.allocation.deadline)
         self.reserved = planned.reserved
-        starts = planned.starts[:limit]
+        starts = [s for s in planned.starts if s.need.key in by_id][:look.limit]
+        started = {start.need.key for start in planned.starts}
+        if urgent:
+            look.urgent += [n for n in needs[:_FEW] if n.key not in started and (
+                look.longest is None or n.seconds <= look.longest)]
         for start in starts:
             doc = by_id[start.need.key]
             self._chosen[start.need.key] = (doc, start.need, start.placement, "")
         chosen = [by_id[start.need.key] for start in starts]
-        if ahead > 0 and (planned.reserved is None or _small(planned.reserved[0])):
-            started = {start.need.key for start in planned.starts}
+        if look.ahead > 0 and (planned.reserved is None or _small(planned.reserved[0])):
             small = [n for n in needs if n.key not in started and _small(n)
-                     and (longest is None or n.seconds <= longest)][:ahead]
+                     and (look.longest is None or n.seconds <= look.longest)][:look.ahead]
             for need in small:
                 self._chosen[need.key] = (by_id[need.key], need, None, "")
                 chosen.append(by_id[need.key])
-        return [*odd[:limit], *chosen]
+        return [*odd[:look.limit], *chosen]
 
     def _need(self, doc: dict[str, Any]) -> tuple[Need, str]:
         fw_id = doc["fw_id"]
@@ -215,14 +249,29 @@ class Intake:
         own = doc["spec"].get("_launch_dir")
         if isinstance(own, str) and own:
             return os.path.abspath(os.path.expandvars(own))  # noqa: PTH100  Rocket's own expansion
+        if self._is_ahead(doc):
+            # Made when the job starts: no other launcher claims the same one at the same moment.
+            return f"{self._new_name()}-{doc['fw_id']}"
         return str(self.new_folder())
+
+    def _is_ahead(self, doc: dict[str, Any]) -> bool:
+        """Whether a job is claimed ahead of its turn, to start in a folder of its own."""
+        _, _, placement, problem = self._chosen.get(doc["fw_id"], (doc, None, None, "alone"))
+        return placement is None and not problem and bool(self._made)
+
+    def _mark(self, doc: dict[str, Any]) -> dict[str, Any]:
+        own = doc["spec"].get("_launch_dir")
+        return {AHEAD: self._made} if self._is_ahead(doc) and not own else {}
+
+    def _new_name(self) -> Path:
+        now = max(datetime.now(UTC), self._last_name + timedelta(microseconds=1))
+        self._last_name = now
+        return self.folder / f"launcher_{now.strftime(_FOLDER_DATE)}"
 
     def new_folder(self) -> Path:
         """Make a folder for a job; where it can't be made, the job finds out why."""
         while True:
-            now = max(datetime.now(UTC), self._last_name + timedelta(microseconds=1))
-            self._last_name = now
-            path = self.folder / f"launcher_{now.strftime(_FOLDER_DATE)}"
+            path = self._new_name()
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 path.mkdir()
@@ -230,6 +279,8 @@ class Intake:
                 continue
             except OSError as error:
                 log.warning("can't make %s: %s", path, error)
+            else:
+                self._made = str(path)
             return path
 
 

@@ -364,7 +364,8 @@ class Claimer:
 
     def claim(self, fworker: FWorker, launch_dir: str | Callable[[Doc], str], *, limit: int,
               query: Doc | None, choose: Callable[[list[Doc]], Sequence[Doc]] | None,
-              candidates: int, host: str | None, ip: str | None) -> list[Claim]:
+              candidates: int, mark: Callable[[Doc], Doc] | None, host: str | None,
+              ip: str | None) -> list[Claim]:
         """Claim up to ``limit`` fireworks, not decoded (see OrionLaunchPad.claim)."""
         self.give_back()
         wanted: Doc = {**worker_query(fworker.query), "state": "READY"}
@@ -381,7 +382,7 @@ class Claimer:
             plain = not doc["launches"] and (
                 not isinstance(doc["spec"], dict) or "_dupefinder" not in doc["spec"])
             (claims if plain else odd).append(doc)
-        taken = self._claim_plain(claims, fworker, launch_dir, host, ip)
+        taken = self._claim_plain(claims, fworker, launch_dir, mark=mark, host=host, ip=ip)
         for doc in odd:
             folder = launch_dir if isinstance(launch_dir, str) else launch_dir(doc)
             fw, launch_id = self.checkout(fworker, folder, fw_id=doc["fw_id"], host=host, ip=ip,
@@ -393,7 +394,8 @@ class Claimer:
         return taken
 
     def _claim_plain(self, docs: list[Doc], fworker: FWorker,
-                     launch_dir: str | Callable[[Doc], str], host: str | None,
+                     launch_dir: str | Callable[[Doc], str], *,
+                     mark: Callable[[Doc], Doc] | None, host: str | None,
                      ip: str | None) -> list[Claim]:
         if not docs:
             return []
@@ -419,8 +421,9 @@ class Claimer:
             folder = launch_dir if isinstance(launch_dir, str) else launch_dir(doc)
             launch = Launch("RUNNING", folder, fworker, host, ip, trackers=trackers,
                             launch_id=launch_id, fw_id=doc["fw_id"])
-            claims.append(Claim(doc["fw_id"], launch.to_db_dict(), spec=doc["spec"],
-                                name=doc.get("name", "")))
+            claims.append(Claim(
+                doc["fw_id"], {**launch.to_db_dict(), **(mark(doc) if mark else {})},
+                spec=doc["spec"], name=doc.get("name", "")))
         if claims:
             pad.launches.insert_many([c.launch for c in claims], ordered=False)
             self._note_many(claims)

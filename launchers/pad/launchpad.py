@@ -143,6 +143,7 @@ class OrionLaunchPad(LaunchPad):
     def claim(self, fworker: FWorker, launch_dir: str | Callable[[Doc], str], *, limit: int = 1,
               query: Doc | None = None,
               choose: Callable[[list[Doc]], Sequence[Doc]] | None = None, candidates: int = 0,
+              mark: Callable[[Doc], Doc] | None = None,
               host: str | None = None, ip: str | None = None) -> list[Claim]:
         """Claim several READY fireworks in a few round trips, without decoding them.
 
@@ -161,6 +162,8 @@ class OrionLaunchPad(LaunchPad):
             given.
         candidates
             How many to look at, if more than ``limit``.
+        mark
+            Further fields of the launches, by the firework's document.
         host, ip
             Of the machine that will run them; this one unless given.
 
@@ -170,7 +173,7 @@ class OrionLaunchPad(LaunchPad):
             Launch and spec of each, in the order chosen.
         """
         return self._claimer.claim(fworker, launch_dir, limit=limit, query=query, choose=choose,
-                                   candidates=candidates, host=host, ip=ip)
+                                   candidates=candidates, mark=mark, host=host, ip=ip)
 
     def decode_launch(self, doc: Doc) -> Launch:
         """Return the Launch object of a stored launch."""

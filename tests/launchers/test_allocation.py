@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -26,7 +27,7 @@ def test_without_slurm_it_is_this_machine_without_an_end(local):
     found = read_allocation(local, environment={})
     assert (found.nodes, found.cores, found.deadline) == (1, local.cores, None)
     assert found.time_for_a_job(time.time()) is None
-    assert "walltime" not in str(found.query(time.time()))
+    assert "walltime" not in str(found.query())
 
 
 def test_slurm_variables_give_nodes_cores_memory_and_end(local):
@@ -45,6 +46,10 @@ def test_a_job_as_long_as_the_allocation_is_started_at_its_beginning_only():
     assert found.time_for_a_job(now + 10) >= 3600
     assert found.time_for_a_job(now + 1800) <= 1800
     assert found.time_for_a_job(now + 4000) == 0
+    # The first minutes are most of a short one.
+    short = replace(found, deadline=now + 20)
+    assert short.time_for_a_job(now + 1) >= 20
+    assert short.time_for_a_job(now + 19) < 5
 
 
 def test_limits_of_the_user_are_obeyed_and_checked(local):
@@ -75,8 +80,33 @@ def test_query_finds_the_fireworks_that_fit(resources, fits, launchpad):
     launchpad.fireworks.insert_one({"fw_id": 1, "state": "READY", "spec": spec})
     launchpad.fireworks.insert_one({"fw_id": 2, "state": "READY",
                                     "spec": {"resources": {"ranks": 1, "walltime": 60}}})
-    found = {fw["fw_id"] for fw in launchpad.fireworks.find(room.query(now))}
+    query = room.query(longest=room.time_for_a_job(now))
+    found = {fw["fw_id"] for fw in launchpad.fireworks.find(query)}
     assert found == ({1, 2} if fits else {2})
+
+
+@pytest.mark.needs_mongod
+def test_query_counts_ranks_on_each_node_and_what_is_free_there(launchpad):
+    two = Allocation(nodes=2, cores=8, memory=1000, started=0.0, deadline=None)
+    asked = [
+        {"nodes": 2, "ranks": 3, "threads": 3},   # 6 cores on one of the nodes: eight, but not so
+        {"nodes": 2, "ranks": 4, "threads": 2}, {"nodes": 2, "ranks": 2}, {"ranks": 3},
+        {"ranks": 2, "memory": 100}, {"ranks": 2}, {"ranks": 1}]
+    launchpad.fireworks.insert_many([
+        {"fw_id": n, "state": "READY", "spec": {"resources": r}} for n, r in enumerate(asked)])
+
+    def found(room=None):
+        return [fw["fw_id"] for fw in launchpad.fireworks.find(two.query(room=room),
+                                                               sort=[("fw_id", 1)])]
+
+    assert found() == [1, 2, 3, 4, 5, 6]
+    room = two.room()
+    room.take(room.place(Need(0, nodes=2, cores=2)))
+    assert found(room) == [2, 4, 5, 6]
+    room.take(room.place(Need(0, cores=2, memory=0)))
+    for node in room.nodes:
+        node.memory = 300.0  # what asks for none needs 250 MiB for each core
+    assert found(room) == [4, 6]
 
 
 @pytest.mark.parametrize(("text", "names"), [

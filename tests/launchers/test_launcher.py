@@ -192,8 +192,8 @@ def test_a_signal_puts_the_job_back_and_it_continues_in_its_folder(number, proje
 
 
 def test_the_end_of_the_time_stops_a_job_and_counts_as_a_rerun(project, pad, marks):
-    submit(small_jobs.nap(600, str(marks)), resources={"walltime": 5})
-    out, _ = launch("--time", "8")
+    submit(small_jobs.nap(600, str(marks)), resources={"walltime": 2})
+    out, _ = launch("--time", "9")
     assert "1 put back" in out
     assert "time is over" in out
     assert pad.fireworks.find_one()["spec"]["_reruns"] == 1

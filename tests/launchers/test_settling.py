@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from fireworks import Firework, FWAction, ScriptTask
+from fireworks import Firework, FWAction, ScriptTask, Workflow
 from fireworks.core.fworker import FWorker
 
+from orionflow.launchers import again, cancel, settling
 from orionflow.launchers.jobs import ClaimedJob, Result
-from orionflow.launchers.launchpad import open_launchpad
 from orionflow.launchers.packing import Need
+from orionflow.launchers.pad import locks
 from orionflow.launchers.settling import Desk
+from orionflow.launchers.unheld import put_back_unheld
 
 pytestmark = pytest.mark.needs_mongod
-
-
-@pytest.fixture
-def pad(project):
-    pad = open_launchpad(project)
-    yield pad
-    pad.close()
 
 
 def add(pad, **spec):
@@ -75,3 +72,103 @@ def test_malformed_trackers_fizzle_their_job_and_others_are_claimed(pad):
     bad, good = add(pad, _priority=1, _trackers=["x"]), add(pad)
     assert [job.fw_id for job in claim(pad, 2)] == [good]
     assert state(pad, bad) == "FIZZLED"
+
+
+def lock(pad, fw_id):
+    """As a process does that is then killed."""
+    owner = {"token": "x", "by": {"host": "elsewhere", "pid": 1}, "at": datetime.now(UTC)}
+    pad.workflows.update_one({"nodes": fw_id}, {"$set": {"locked": owner}})
+
+
+def test_end_in_a_locked_workflow_is_set_aside_until_the_lock_is_dead(pad, monkeypatch):
+    """Its launcher hears signals meanwhile, and others' ends are written."""
+    monkeypatch.setattr(settling, "_LOCK_PAUSE", 0.0)
+    one, two, other = (add(pad, _priority=p) for p in (3, 2, 1))
+    first, second, third = claim(pad, 3)
+    lock(pad, one)
+    lock(pad, two)
+    desk = Desk(pad)
+    desk.add(Result(first, "COMPLETED", "", FWAction().to_dict()))
+    desk.add(Result(second, "READY", "stopped", spec={"_launch_dir": "/same"}))
+    desk.add(Result(third, "COMPLETED", "", FWAction().to_dict()))
+    began = time.monotonic()
+    assert [v.job for v in desk.settle()] == [third]
+    assert desk.settle() == []
+    assert time.monotonic() - began < 0.5 * locks.patience()[0]
+    assert (state(pad, two), state(pad, other)) == ("RUNNING", "COMPLETED")
+    assert pad.workflows.find_one({"nodes": one})["state"] == "RUNNING"
+    # What is not counted yet is stored: should we die, a sweep does the rest.
+    assert [pad.launches.find_one({"fw_id": i})["state"] for i in (one, two)] == [
+        "COMPLETED", "FIZZLED"]
+    assert desk.locked
+    monkeypatch.setattr(locks, "LEASE", -60.0)
+    assert {v.state for v in desk.settle()} | {v.state for v in desk.settle()} == {
+        "COMPLETED", "READY"}
+    assert (state(pad, one), state(pad, two)) == ("COMPLETED", "READY")
+    assert not desk.busy
+    assert pad.workflows.count_documents({"locked": {"$exists": True}}) == 0
+
+
+@pytest.mark.parametrize("moment", ["before", "while it is locked"])
+def test_job_asked_to_stop_just_before_it_is_put_back_does_not_run_again(pad, moment,
+                                                                         monkeypatch):
+    monkeypatch.setattr(settling, "_LOCK_PAUSE", 0.0)
+    fw_id = add(pad)
+    (job,) = claim(pad, 1)
+    desk = Desk(pad)
+    desk.add(Result(job, "READY", "time is over"))
+    if moment != "before":
+        lock(pad, fw_id)
+        assert desk.settle() == []
+    cancel.ask(pad, [job.launch_id], cancel.CancelRequest.now("ann", "wrong cell"))
+    monkeypatch.setattr(locks, "LEASE", -60.0)
+    (verdict,) = desk.settle()
+    assert (verdict.state, state(pad, fw_id)) == ("DEFUSED", "DEFUSED")
+    assert "ann" in verdict.reason
+
+
+def test_job_put_back_while_its_campaign_withdraws_it_does_not_run_again(pad, monkeypatch):
+    fw_id = add(pad)
+    (job,) = claim(pad, 1)
+    defuse = again._defuse_idle
+
+    def defuse_then_put_back(*arguments):
+        done = defuse(*arguments)
+        pad.put_back(fw_id, job.launch_id, "time is over")
+        return done
+
+    monkeypatch.setattr(again, "_defuse_idle", defuse_then_put_back)
+    assert again.withdraw(pad, [fw_id], stop_running=True, who="ann") == [fw_id]
+    assert state(pad, fw_id) == "DEFUSED"
+
+
+def test_result_that_makes_its_child_too_large_fails_alone(pad):
+    """It would be taken for an outage of MongoDB, for ever."""
+    first = Firework([ScriptTask.from_str("true")])
+    child = Firework([ScriptTask.from_str("true")], spec={"large": "x" * 9_000_000})
+    pad.add_wf(Workflow([first, child], {first: [child]}))
+    good = add(pad)
+    big, other = claim(pad, 2)
+    desk = Desk(pad)
+    desk.add(Result(big, "COMPLETED", "", FWAction(update_spec={"y": "y" * 9_000_000}).to_dict()))
+    desk.add(Result(other, "COMPLETED", "", FWAction().to_dict()))
+    desk.settle()
+    desk.settle()
+    assert (state(pad, big.fw_id), state(pad, good)) == ("FIZZLED", "COMPLETED")
+    assert not desk.busy
+    assert not desk.away_since
+
+
+def test_claim_the_launcher_knows_nothing_of_is_put_back_once_it_is_old(pad):
+    old, young, held, stopped, rerun = (add(pad, _priority=5 - n) for n in range(5))
+    worker = FWorker(env={"orionflow": pad.identity.to_dict()})
+    launches = {c.fw_id: c.launch_id for c in pad.claim(worker, "/nowhere", limit=5)}
+    pad.launches.update_many({"fw_id": {"$ne": young}},
+                             {"$set": {"time_start": "2026-01-01T00:00:00+00:00"}})
+    cancel.ask(pad, [launches[stopped]], cancel.CancelRequest.now("ann", "wrong cell"))
+    pad.rerun_fw(rerun)
+    assert set(put_back_unheld(pad, [launches[held]])) == {old, stopped}
+    assert [state(pad, i) for i in (old, young, held, stopped, rerun)] == [
+        "READY", "RUNNING", "RUNNING", "DEFUSED", "READY"]
+    running = {d["fw_id"] for d in pad.launches.find({"state": "RUNNING"})}
+    assert running == {young, held}

@@ -4,37 +4,25 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
+import hostile_jobs
 import pytest
+import small_jobs
+from fireworks import FWorker
 
-from orionflow.launchers import stopping
+from orionflow.launchers import crew, stopping
 from orionflow.launchers.launcher import Launcher, LaunchOptions
-from orionflow.launchers.launchpad import open_launchpad
 from orionflow.workflows.compile import submit
 
-FAKES = Path(__file__).parents[1] / "fakes"
-sys.path.append(str(FAKES))
-import hostile_jobs  # noqa: E402
-import small_jobs  # noqa: E402
-
-pytestmark = pytest.mark.needs_mongod
+pytestmark = [pytest.mark.needs_mongod, pytest.mark.usefixtures("importable")]
 
 
 @pytest.fixture(autouse=True)
-def _importable(monkeypatch, tmp_path):
-    monkeypatch.setenv("PYTHONPATH", str(FAKES))
+def _own_cores(monkeypatch, tmp_path):
     # Locks of cores of this test's own: other launchers run on this machine.
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-
-
-@pytest.fixture
-def pad(project):
-    pad = open_launchpad(project)
-    yield pad
-    pad.close()
 
 
 def state(pad, fw_id):
@@ -194,7 +182,15 @@ def test_killed_workers_and_zygote_cost_one_more_run_each(project, pad, tmp_path
 def test_a_process_that_hangs_after_its_result_is_killed_and_the_result_counts(
         project, pad, monkeypatch):
     monkeypatch.setattr(stopping, "_KILL_ENDED", 1.0)
+    monkeypatch.setattr(crew, "_UNHELD_EVERY", 0.1)
     submit(hostile_jobs.hang_afterwards())
-    Launcher(project, LaunchOptions()).run()
-    assert state(pad, 1) == "COMPLETED"
-    assert pad.launches.count_documents({}) == 1
+    # A claim of this very process that MongoDB carried out late: it knows nothing of it.
+    submit(small_jobs.add(1, 1))
+    worker = FWorker(env={"orionflow": pad.identity.to_dict()})
+    _, launch_id = pad.checkout_fw(worker, str(project), fw_id=2)
+    pad.launches.update_one({"launch_id": launch_id}, {"$set": {
+        "time_start": "2026-01-01T00:00:00+00:00"}})
+    Launcher(project, LaunchOptions(cores=1)).run()
+    assert [state(pad, i) for i in (1, 2)] == ["COMPLETED", "COMPLETED"]
+    assert pad.launches.count_documents({}) == 3
+    assert pad.launches.find_one({"launch_id": launch_id})["state"] == "FIZZLED"
