@@ -61,7 +61,8 @@ class JobResources(StrictModel):
     nodes: int = Field(default=1, ge=1, le=1000)
     ranks: int = Field(default=1, ge=1, le=100_000, description="MPI processes over all nodes.")
     threads: int = Field(default=1, ge=1, le=1000)
-    memory: int | None = Field(default=None, ge=1, le=10**8, description="MiB on each node.")
+    memory: int | None = Field(default=None, ge=1, le=10**8, description="MiB on each node; as "
+                               "much as agents may ask for unless given.")
     walltime: int = Field(ge=60, le=30 * 86_400, description="Longest time of one job, s.")
 
 
