@@ -2,17 +2,15 @@
 
 import importlib.util
 import json
-import multiprocessing
 import os
-import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from killing import FORK, Killer, killed
 from pymongo import monitoring
-from pymongo.monitoring import CommandListener
 
 from orionflow.agents import effects, plans
 from orionflow.agents.accounts import today
@@ -27,7 +25,6 @@ from orionflow.agents.tools import tools
 from orionflow.errors import ConfigError, InputError, PolicyError, StoreError
 
 ROOT = Path(__file__).parents[2]
-FORK = multiprocessing.get_context("fork")
 BOT = Caller("bot", ("read", "propose", "control"), "cli", "ada")
 JOB = {"recipe": "lammps.static", "resources": {"walltime": 600},
        "structure": {"type": "prototype", "formula": "Cu", "prototype": "fcc", "a": 3.6},
@@ -335,55 +332,30 @@ def test_reads_are_quick_small_and_paged(api):
     assert sorted(seen) == sorted(f"injected-{n}" for n in range(60))
 
 
-class KillAt(CommandListener):
-    """Ends this process as kill -9 does, at its n-th command to MongoDB after `count` is reset."""
-
-    def __init__(self, at):
-        self.at, self.count = at, -10**9
-
-    def started(self, event):
-        self.count += event.command_name not in {"hello", "ping", "endSessions"}
-        if self.count == self.at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def succeeded(self, event):
-        pass
-
-    def failed(self, event):
-        pass
-
-
-def commit_and_die(project, plan, key, at, queue):
-    listener = KillAt(at)
-    monitoring.register(listener)
+def commit_and_die(project, plan, key, commands, queue):
+    killer = Killer()
+    monitoring.register(killer)
     with Backend(project) as backend:
-        api, listener.count = AgentApi(backend), 0
+        api, killer.left = AgentApi(backend), commands
         commit(api, plan, key)
-        queue.put(listener.count)
+        queue.put(commands - killer.left)
 
 
 @pytest.mark.needs_mongod
 def test_commit_killed_at_any_call_of_the_database_is_carried_out_once(api, project, monkeypatch):
     monkeypatch.setattr(plans, "_TAKEN_OVER", timedelta(0))
-    queue = FORK.Queue()
-
-    def child(plan, key, at):
-        process = FORK.Process(target=commit_and_die, args=(project, plan, key, at, queue))
-        process.start()
-        process.join(120)
-        return process.exitcode
-
-    assert child(planned(api), "whole-0001", -1) == 0
-    calls = queue.get(timeout=30)
+    queue = FORK.SimpleQueue()
+    assert not killed(commit_and_die, project, planned(api), "whole-0001", 10**9, queue)
+    calls = queue.get()
     assert calls > 15
     # AGENT_KILLS=1 takes every call.
-    points = range(1, calls + 1, 1 if os.environ.get("AGENT_KILLS") else calls // 5)
+    points = range(0, calls, 1 if os.environ.get("AGENT_KILLS") else calls // 5)
     ended = []
     for number, at in enumerate(points):
         before = workflows(api)
         small = {**JOB, "resources": {"walltime": 60 + number}}
         plan = planned(api, small)
-        ended.append(child(plan, f"killed-{number:04d}", at))
+        ended.append(killed(commit_and_die, project, plan, f"killed-{number:04d}", at, queue))
         receipt = commit(api, plan, f"killed-{number:04d}")
         assert workflows(api) == before + 1, at
         assert commit(api, plan, f"killed-{number:04d}") == receipt
@@ -391,7 +363,7 @@ def test_commit_killed_at_any_call_of_the_database_is_carried_out_once(api, proj
         api.backend.pad.fireworks.update_many({"fw_id": {"$in": receipt["fw_ids"]}},
                                               {"$set": {"state": "DEFUSED"}})
     # The last may have had a call less to make than the first.
-    assert set(ended[:-1]) == {-signal.SIGKILL}
+    assert all(ended[:-1])
     account = api.backend.accounts.read()
     assert [e for e in account.entries if e.running] == []
     assert len(account.entries) == 1 + len(points)
