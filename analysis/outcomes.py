@@ -200,7 +200,8 @@ def _plain_part(path: str) -> str:
 def spent_by(db: Database[Any], fw_ids: Iterable[int]) -> dict[int, float]:
     """Return the core-seconds each of these fireworks has taken in all its launches."""
     return _costs(db, {fw["fw_id"]: fw for fw in db.fireworks.find(
-        {"fw_id": {"$in": list(fw_ids)}}, {"fw_id": 1, "spec.resources": 1})})
+        {"fw_id": {"$in": list(fw_ids)}},
+        {"fw_id": 1, "spec.resources": 1, f"spec.{SET_ASIDE}": 1})})
 
 
 def _costs(db: Database[Any], fireworks: Mapping[int, Mapping[str, Any]]) -> dict[int, float]:

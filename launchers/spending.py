@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pymongo.errors import ConnectionFailure
 
 from orionflow.launchers.cancel import CANCELLED_KEY
+from orionflow.launchers.identity import ENV_KEY
 from orionflow.launchers.jobs import Result, failed_action
 from orionflow.launchers.pad.documents import as_time
 from orionflow.launchers.pulse import BEAT
@@ -33,7 +34,7 @@ USED_UP = "used_up"
 COST_FIELDS = {"_id": 0, "launch_id": 1, "fw_id": 1, "state": 1, "runtime_secs": 1, GRANTED: 1,
                "state_history.state": 1, "state_history.created_on": 1,
                "state_history.updated_on": 1, "action.stored_data._message": 1,
-               f"action.stored_data.{CANCELLED_KEY}": 1}
+               f"action.stored_data.{CANCELLED_KEY}": 1, f"fworker.env.{ENV_KEY}": 1}
 """Of a launch's document, for `core_seconds_of`."""
 # A job that goes on gets no rest that is too short to get further in: less than this share of a
 # whole try, or so many s.
@@ -91,7 +92,9 @@ def core_seconds_of(launch: Mapping[str, Any], spec: Mapping[str, Any]) -> float
     """
     granted = launch.get(GRANTED)
     if not isinstance(granted, dict):
-        return _cores(spec) * launch_seconds(launch)
+        ours = ((launch.get("fworker") or {}).get("env") or {}).get(ENV_KEY)
+        # Our launchers start nothing before they have noted what it may take.
+        return 0.0 if ours and SET_ASIDE in spec else _cores(spec) * launch_seconds(launch)
     # Its launcher has ended it by then, even if it could write so only later.
     return float(granted["cores"] * min(launch_seconds(launch), granted["seconds"]))
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from orionflow.launchers.identity import ENV_KEY
 from orionflow.launchers.jobs import ClaimedJob
 from orionflow.launchers.packing import Need
 from orionflow.launchers.pulse import BEAT
@@ -52,6 +53,14 @@ def test_each_launch_is_charged_for_the_cores_it_had_and_no_longer_than_it_may_l
     assert core_seconds_of({**one, "granted": {"cores": 8, "seconds": 1000.0}}, SPEC) == 8 * 900
     # Its launcher ended it in time, and could say so only when MongoDB was back.
     assert core_seconds_of({**one, "granted": {"cores": 8, "seconds": 600.0}}, SPEC) == 8 * 600
+
+
+def test_a_launch_whose_launcher_died_before_the_start_costs_nothing():
+    one = launch(2, 900, "lost: gone")
+    ours = {**one, "fworker": {"env": {ENV_KEY: {"host": "n1"}}}}
+    assert core_seconds_of(ours, {**SPEC, "core_seconds": 60}) == 0
+    # Stock rlaunch notes nothing, and starts all the same.
+    assert core_seconds_of(one, {**SPEC, "core_seconds": 60}) == 4 * (2 + BEAT)
 
 
 class Launches:
