@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +32,18 @@ def document_of(crew: Crew) -> dict[str, Any]:
     """Return the launcher's document; called in the thread of its heartbeat, too."""
     jobs = [j for j in list(crew.running.values()) if not j.ended]
     described = [j.describe(last_line(Path(j.folder))) for j in jobs]
-    states = crew.report.states
+    states, worker = crew.report.states, crew.fworker
     return {**crew.launcher.describe(), "busy": sum(d["cores"] for d in described),
             "state": crew.state, "note": crew.unfit or _note_of_wait(crew),
             "counts": {"COMPLETED": states["COMPLETED"], "FIZZLED": states["FIZZLED"],
                        "put_back": states["READY"]},
-            "jobs": described}
+            "jobs": described,
+            # For those who ask for allocations: what it can still take.
+            "free": [{"cores": len(n.cores), "memory": n.memory, "gpus": len(n.gpus),
+                      "all_cores": n.all_cores, "all_memory": n.all_memory}
+                     for n in crew.room.nodes],
+            "takes": crew.may_claim(), "longest": crew.allocation.time_for_a_job(time.time()),
+            "worker": {k: worker.get(k) for k in ("name", "category", "query")}}
 
 
 def _processes(crew: Crew, worker: WorkerProcess) -> Callable[[], list[int]]:

@@ -147,7 +147,7 @@ class Crew:
         if self.desk.busy:
             waits.append(self.desk.waits)
         if self.stop is None and not self.unfit:
-            if self.room.free_cores and self._may_claim():
+            if self.room.free_cores and self.may_claim():
                 waits.append(self._next_look - now)
             if self.allocation.deadline is not None:
                 waits.append(self.allocation.deadline - time.time())
@@ -158,7 +158,7 @@ class Crew:
     def _fill(self) -> None:
         """Claim and start what fits."""
         now = time.monotonic()
-        room = self._may_claim()
+        room = self.may_claim()
         if not room or now < self._next_look:
             return
         if self._is_away():  # a claim would only hold up the loop until it is given up
@@ -212,7 +212,7 @@ class Crew:
     def _is_away(self) -> bool:
         return self.desk.away_since is not None or self.pulse.silent
 
-    def _may_claim(self) -> int:
+    def may_claim(self) -> int:
         """Return how many jobs more may be claimed."""
         most = 1000
         if self.options.max_jobs is not None:
@@ -448,7 +448,7 @@ class Crew:
             return False
         if self.options.fw_id is not None:
             why = f"firework {self.options.fw_id} alone" if self.claimed else ""
-        elif not self._may_claim():
+        elif not self.may_claim():
             why = f"{self.options.max_jobs} job(s) asked for"
         else:
             why = self._nothing_left()

@@ -10,6 +10,7 @@ import fcntl
 import json
 import logging
 import logging.handlers
+import math
 import os
 import re
 import subprocess
@@ -32,9 +33,10 @@ from orionflow.errors import (
     OrionflowError,
     database_reason,
 )
-from orionflow.launchers.demand import Group, Shape, kinds, plan
+from orionflow.launchers.demand import Group, Offer, Shape, kinds, plan
 from orionflow.launchers.lease import LOST
 from orionflow.launchers.machine import load_machine
+from orionflow.launchers.packing import Node, Room
 from orionflow.launchers.pad.documents import as_time
 from orionflow.launchers.project import FWORKER_FILE, QADAPTER_FILE, project_environment
 from orionflow.launchers.resources import Resources
@@ -44,7 +46,9 @@ from orionflow.launchers.services.processes import read_state, write_private
 from orionflow.launchers.slurm import Fate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+    from fireworks.core.fworker import FWorker
 
     from orionflow.launchers.launchpad import ProjectLaunchPad
     from orionflow.launchers.machine import MachineProfile
@@ -251,13 +255,8 @@ class _Cron:
 
     def _groups(self, pad: ProjectLaunchPad) -> list[Group]:
         """Return what is READY for workers of this project, grouped by what it asks for."""
-        from fireworks.core.fworker import FWorker
-
-        path = self.project / FWORKER_FILE
-        worker = (FWorker.from_file(str(path)) if path.is_file()
-                  else FWorker(self.machine.name, self.machine.category))
         found = pad.fireworks.aggregate([
-            {"$match": {**worker.query, "state": "READY"}},
+            {"$match": {**self._worker().query, "state": "READY"}},
             {"$group": {"_id": "$spec.resources", "count": {"$sum": 1},
                         "first": {"$min": "$fw_id"}, "priority": {"$max": "$spec._priority"}}},
             {"$sort": {"first": 1}}])
@@ -271,8 +270,16 @@ class _Cron:
                 self._impossible(doc["count"], doc["first"], error.message)
         return groups
 
-    def _there(self, pad: ProjectLaunchPad, mine: list[SlurmJob]) -> list[Shape]:
-        """Return allocations that will take READY jobs: those that wait, and free cores."""
+    def _worker(self) -> FWorker:
+        """Return what launchers of this project are for FireWorks."""
+        from fireworks.core.fworker import FWorker
+
+        path = self.project / FWORKER_FILE
+        return (FWorker.from_file(str(path)) if path.is_file()
+                else FWorker(self.machine.name, self.machine.category))
+
+    def _there(self, pad: ProjectLaunchPad, mine: list[SlurmJob]) -> list[Offer]:
+        """Return allocations that will take READY jobs: those that wait, and what is free."""
         known = cron_state(self.project).get("allocations") or {}
         usual = kinds(self.machine)[0]
         now = time.time()
@@ -280,24 +287,24 @@ class _Cron:
         there = []
         ours = {"$or": [{"slurm_job_id": {"$in": [job.job_id for job in mine]}},
                         {"ended": None}]}  # not all that ever were
-        for doc in pad.db[LAUNCHERS].find(ours, {"_id": 0, "slurm_job_id": 1, "cores": 1, "busy": 1,
-                                               "deadline": 1, "beat": 1, "ended": 1, "gpus": 1,
-                                               "state": 1}):
+        mine_only = self._worker().to_dict()
+        for doc in pad.db[LAUNCHERS].find(ours, {"_id": 0, "jobs": 0, "identity": 0}):
             told.add(str(doc.get("slurm_job_id")))
-            if doc.get("state") in {"draining", "unhealthy"}:
-                continue  # it takes no more, though it may run one for hours
             beat = as_time(doc.get("beat"))
-            free = int(doc.get("cores") or 0) - int(doc.get("busy") or 0)
-            if not doc.get("ended") and beat and now - beat.timestamp() < _ALIVE and free > 0:
-                left = (doc.get("deadline") or now + usual.walltime) - now
-                there.append(Shape("free", 1, free, None, 0, max(0, int(left))))
+            alive = not doc.get("ended") and beat and now - beat.timestamp() < _ALIVE
+            # One that drains takes no more, though it may run a job for hours.
+            if alive and doc.get("state") not in {"draining", "unhealthy"} and (
+                    offer := free_in(doc, now, mine_only)):
+                there.append(offer)
         for job in mine:
             stored = known.get(job.job_id) or {}
-            fields = {k: v for k, v in stored.items() if k != "at"}
-            shape = Shape(**fields) if fields else usual
             starting = now - float(stored.get("at") or 0.0) < _STARTING
             if job.fate is Fate.WAITING or (starting and job.job_id not in told):
-                there.append(shape)
+                try:
+                    shape = Shape(**{k: v for k, v in stored.items() if k != "at"})
+                except TypeError:  # not of ours, or of another version
+                    shape = usual
+                there.append(Offer.of(shape))
         queued = {job.job_id for job in mine}
         stamp(self.state_file, allocations={k: v for k, v in known.items() if k in queued})
         return there
@@ -370,6 +377,34 @@ class _Cron:
         pause = min(_FIRST_PAUSE * 2 ** (failures - 1), _LONGEST_PAUSE)
         stamp(self.state_file, failures=failures, not_before=time.time() + pause,
               last_error=error.message)
+
+
+def free_in(doc: Mapping[str, Any], now: float, worker: Mapping[str, Any]) -> Offer | None:
+    """Return what a launcher can still take; None when that is nothing.
+
+    Parameters
+    ----------
+    doc
+        Its document.
+    now
+        Unix time.
+    worker
+        FireWorks' worker whose jobs wait: launchers of another kind don't take them.
+    """
+    theirs = doc.get("worker") or {}
+    if any(theirs.get(k) != worker.get(k) for k in ("category", "query") if k in theirs):
+        return None
+    nodes, takes, longest = doc.get("free"), doc.get("takes"), doc.get("longest")
+    if nodes is None:  # of an earlier version: all its free cores as one node
+        free = int(doc.get("cores") or 0) - int(doc.get("busy") or 0)
+        nodes = [{"cores": free}]
+        longest = doc["deadline"] - now if doc.get("deadline") else None
+    room = Room(Node(str(i), list(range(max(0, node["cores"]))), node.get("memory"),
+                     list(range(node.get("gpus") or 0)), node.get("all_cores") or 0,
+                     node.get("all_memory") or 0.0) for i, node in enumerate(nodes))
+    if not room.free_cores or takes == 0:
+        return None
+    return Offer(room, math.inf if longest is None else float(longest), takes)
 
 
 _JOB_ID = re.compile(r"submission was successful and job_id is (\d+)")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from orionflow.errors import InputError
+from orionflow.launchers.packing import Need, Node, Room
 from orionflow.launchers.sbatch import RESERVE_MARGIN
 
 if TYPE_CHECKING:
@@ -68,6 +69,33 @@ class Shape:
 
 
 @dataclass(frozen=True)
+class Offer:
+    """What is free in an allocation that is there.
+
+    Attributes
+    ----------
+    room
+        Its nodes.
+    walltime
+        Longest job that may start in it, s.
+    takes
+        So many jobs more; None: any number.
+    """
+
+    room: Room
+    walltime: float = math.inf
+    takes: int | None = None
+
+    @classmethod
+    def of(cls, shape: Shape) -> Offer:
+        """Return all of an allocation that waits in the queue."""
+        return cls(Room(Node(
+            f"{shape.name}{i}", list(range(shape.cores)),
+            None if shape.memory is None else float(shape.memory),
+            list(range(shape.gpus))) for i in range(shape.nodes)), float(shape.walltime))
+
+
+@dataclass(frozen=True)
 class Group:
     """READY jobs that ask for the same.
 
@@ -120,7 +148,7 @@ def kinds(machine: MachineProfile) -> list[Shape]:
     return sorted(found, key=lambda s: (s.for_gpus, s.nodes, s.cores, s.walltime, s.memory or 0))
 
 
-def plan(machine: MachineProfile, groups: Sequence[Group], there: Sequence[Shape] = (), *,
+def plan(machine: MachineProfile, groups: Sequence[Group], there: Sequence[Offer] = (), *,
          more_to_come: bool = False) -> Plan:
     """Return the allocations to ask for, without regard to how many may be in the queue.
 
@@ -179,19 +207,35 @@ def _own_shape(machine: MachineProfile, job: Resources, offered: Sequence[Shape]
                  min(job.walltime + RESERVE_MARGIN, longest), whole=job.nodes > 1)
 
 
-def _covered(chosen: dict[Shape, list[Group]], there: Iterable[Shape]) -> dict[Shape, list[Group]]:
+def _covered(chosen: dict[Shape, list[Group]], there: Iterable[Offer]) -> dict[Shape, list[Group]]:
     """Return what is left when allocations that are there have taken what they can."""
+    order = sorted(((kind, i) for kind, members in chosen.items() for i in range(len(members))),
+                   key=lambda at: (-chosen[at[0]][at[1]].priority, chosen[at[0]][at[1]].first))
     left = {kind: list(members) for kind, members in chosen.items()}
-    for shape in there:
-        room = shape.nodes * shape.cores
-        for members in left.values():
-            for i, group in enumerate(members):
-                each = group.job.nodes * _cores(group.job)
-                taken = min(group.count, room // each) if shape.holds(group.job) else 0
-                room -= taken * each
-                members[i] = replace(group, count=group.count - taken)
+    for offer in there:
+        room, takes = offer.room.copy(), offer.takes
+        for kind, i in order:
+            group = left[kind][i]
+            taken = _taken(group, room, offer, takes)
+            takes = None if takes is None else takes - taken
+            left[kind][i] = replace(group, count=group.count - taken)
     return {kind: rest for kind, members in left.items()
             if (rest := [g for g in members if g.count])}
+
+
+def _taken(group: Group, room: Room, offer: Offer, takes: int | None) -> int:
+    """Return how many jobs an allocation takes, and mark their room as used."""
+    if group.job.walltime > offer.walltime:
+        return 0
+    need = Need.of(0, group.job)
+    # What is too short to be worth an allocation runs one after the other.
+    each = max(1, int(min(_WORTH, offer.walltime) // group.job.walltime))
+    most = group.count if takes is None else min(group.count, takes)
+    taken = 0
+    while taken < most and (place := room.place(need)) is not None:
+        room.take(place)
+        taken += each
+    return min(taken, most)
 
 
 def _shapes(kind: Shape, members: Sequence[Group], *, more_to_come: bool) -> list[Shape]:

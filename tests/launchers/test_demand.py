@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from orionflow.launchers.demand import Group, Shape, kinds, plan
+from orionflow.launchers.cron import free_in
+from orionflow.launchers.demand import Group, Offer, Shape, kinds, plan
 from orionflow.launchers.machine import MachineProfile
 from orionflow.launchers.resources import Resources
 from orionflow.launchers.sbatch import sized_qadapter
@@ -88,11 +89,51 @@ def test_walltime_is_bounded_by_the_longest_allocation_without_a_limit() -> None
 
 
 def test_what_is_there_takes_jobs_first_if_they_fit() -> None:
-    waits = Shape("short", 1, 16, 32768, 0, 2 * HOUR)
+    waits = Offer.of(Shape("short", 1, 16, 32768, 0, 2 * HOUR))
     assert wanted(group(ranks=16), there=[waits]) == []
     assert wanted(group(20, ranks=1), there=[waits]) == [("short", 1, 4, HOUR + 180)]
-    nearly_over = Shape("free", 1, 64, None, 0, 600)
+    nearly_over = Offer.of(Shape("free", 1, 64, None, 0, 600))
     assert wanted(group(ranks=16), there=[nearly_over]) == [("short", 1, 16, HOUR + 180)]
+    # 160 one-minute jobs are ten minutes' work for it: not worth another.
+    assert wanted(group(160, ranks=1, walltime=60), there=[waits]) == []
+    assert len(wanted(group(161, ranks=1, walltime=60), there=[waits])) == 1
+
+
+NODE = {"cores": 8, "memory": 16000.0, "gpus": 0, "all_cores": 16, "all_memory": 32000.0}
+WORKER = {"name": "big", "category": "compute", "query": "{}"}
+
+
+@pytest.mark.parametrize(("told", "job", "missing"), [
+    ({"free": [NODE]}, {"ranks": 8}, 0),
+    ({"free": [NODE]}, {"ranks": 8, "memory": 16000}, 0),
+    ({"free": [NODE]}, {"ranks": 1, "memory": 20000}, 1),  # cores enough, memory not
+    ({"free": [{**NODE, "memory": 1000.0}]}, {"ranks": 8}, 1),  # its share of the memory is taken
+    ({"free": [NODE]}, {"ranks": 1, "gpus": 1}, 1),
+    ({"free": [{**NODE, "gpus": 1}]}, {"ranks": 1, "gpus": 1}, 0),
+    ({"free": [NODE, NODE]}, {"ranks": 12}, 1),  # no node has twelve
+    ({"free": [NODE, NODE]}, {"ranks": 12, "nodes": 2}, 0),
+    ({"free": [NODE]}, {"ranks": 12, "nodes": 2}, 1),
+    ({"free": [NODE], "takes": 0}, {"ranks": 1}, 1),  # --max-jobs or --parallel
+    ({"free": [NODE], "longest": 600.0}, {"ranks": 1}, 1),
+    ({"free": [NODE], "longest": None}, {"ranks": 1}, 0),
+    ({"free": [NODE], "worker": {**WORKER, "category": "lab"}}, {"ranks": 1}, 1),
+    ({"free": [NODE], "worker": WORKER}, {"ranks": 1}, 0),
+    ({"cores": 16, "busy": 8, "deadline": 10 * HOUR}, {"ranks": 8}, 0),  # of an earlier version
+    ({"cores": 16, "busy": 16}, {"ranks": 1}, 1),
+])
+def test_what_runs_counts_for_what_it_can_still_take(told: dict[str, Any], job: dict[str, Any],
+                                                     missing: int) -> None:
+    offer = free_in(told, HOUR, WORKER)
+    assert len(wanted(group(**job), there=[offer] if offer else [])) == missing
+
+
+def test_most_jobs_of_a_launcher_are_counted_once_and_by_priority() -> None:
+    offer = free_in({"free": [NODE], "takes": 2}, 0.0, WORKER)
+    assert offer is not None
+    rest = wanted(group(2, ranks=1), group(2, ranks=20, priority=9), there=[offer])
+    assert rest == [("default", 1, 40, HOUR + 180)]
+    rest = wanted(group(3, ranks=1), there=[offer])
+    assert rest == [("short", 1, 1, HOUR + 180)]
 
 
 def test_urgent_work_is_asked_for_first() -> None:

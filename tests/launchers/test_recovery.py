@@ -7,12 +7,14 @@ import subprocess
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from fireworks import FWAction, LaunchPad
+from fireworks import Firework, FWAction, LaunchPad
 from fireworks.core.fworker import FWorker
 from jobflow import Flow
 from jobflow.managers.fireworks import flow_to_workflow
 from small_jobs import add
 
+from orionflow.errors import LaunchError
+from orionflow.launchers import recovery
 from orionflow.launchers.cancel import CancelRequest, ask
 from orionflow.launchers.identity import LauncherIdentity
 from orionflow.launchers.recovery import recover
@@ -190,3 +192,89 @@ def test_a_result_that_can_not_be_stored_stops_no_recovery(project, pad, stock):
     recover(project, pad)
     assert pad.fireworks.find_one({"fw_id": 1})["state"] == "FIZZLED"
     assert not recover(project, pad)
+
+
+def claimed(pad, project, owner, **spec):
+    """Claim a job in the name of a launcher; return firework, launch and folder."""
+    fw = Firework([], spec=spec)
+    pad.add_wf(fw)
+    folder = project / f"launch {fw.fw_id}"
+    folder.mkdir()
+    (claim,) = pad.claim(FWorker(env={"orionflow": owner.to_dict()}), str(folder), limit=1,
+                         query={"fw_id": fw.fw_id})
+    return fw.fw_id, claim.launch_id, folder
+
+
+def test_recovery_decides_as_the_launcher_would_have(project, pad):
+    def claim(**spec):
+        return claimed(pad, project, dead_launcher(), **spec)
+
+    def failed(job, kind, reason, **more):
+        action = {**FWAction().to_dict(), "stored_data": {"_exception": {"_stacktrace": reason}}}
+        write_spool(job[2], action, launch_id=job[1], fw_id=job[0], state="FIZZLED",
+                    database=pad.name, failure={"kind": kind, "reason": reason, **more})
+
+    never = claim(retry={"node": 0})
+    counted = claim(_retries={"counts": {"node": 1}, "history": []}, _reruns=1)
+    odd = claim(_retries={"counts": [3], "history": 7}, _launch_dir=["x"], retry=[1])
+    mine, outside = claim(), claim()
+    failed(mine, "user", "ValueError: this input can't be right")
+    failed(outside, "infrastructure", "killed by SIGKILL", failure_id="QE_KILLED")
+    steps = {step.fw_ids[0]: step for step in recover(project, pad)}
+    told = {fw["fw_id"]: fw for fw in pad.fireworks.find()}
+    assert {i: s.what for i, s in steps.items()} == {
+        never[0]: "gave up", counted[0]: "put back", odd[0]: "put back", mine[0]: "settled",
+        outside[0]: "put back"}
+    assert "node may be retried 0 time(s)" in steps[never[0]].why
+    ended = pad.launches.find_one({"launch_id": never[1]})["action"]["stored_data"]["_exception"]
+    assert ended["_details"]["transient"]  # its input is not to blame
+    spec = told[counted[0]]["spec"]
+    assert (spec["_retries"]["counts"], spec["_reruns"]) == ({"node": 2}, 2)
+    assert spec["_launch_dir"] == str(counted[2])
+    assert told[odd[0]]["spec"]["_retries"]["counts"] == {"node": 1}
+    assert told[mine[0]]["state"] == "FIZZLED"
+    (entry,) = told[outside[0]]["spec"]["_retries"]["history"]
+    assert (entry["class"], entry["failure_id"]) == ("infrastructure", "QE_KILLED")
+    assert recover(project, pad) == []
+
+
+def test_process_that_can_not_be_ended_keeps_its_own_job_alone(project, pad, monkeypatch):
+    """One that hangs in the kernel may wake and write into its folder: it must not run twice."""
+    owner = dead_launcher()
+    stuck, free, other = (claimed(pad, project, who) for who in (
+        owner, owner, dead_launcher()))
+    hangs = subprocess.Popen(["sleep", "600"], env={
+        "ORIONFLOW_LAUNCHER": owner.token, "ORIONFLOW_LAUNCH": str(stuck[1])})
+    ends = recovery.end_processes
+
+    def fails(processes, *, patience):
+        raise LaunchError(f"processes {[p.pid for p in processes]} do not end")
+
+    monkeypatch.setattr(recovery, "end_processes", fails)
+    try:
+        steps = {step.fw_ids[0]: step for step in recover(project, pad)}
+        assert {i: s.what for i, s in steps.items()} == {
+            stuck[0]: "left", free[0]: "put back", other[0]: "put back"}
+        assert "must not run twice" in steps[stuck[0]].why
+        assert pad.fireworks.find_one({"fw_id": stuck[0]})["state"] == "RUNNING"
+        monkeypatch.setattr(recovery, "end_processes", ends)
+        assert [s.what for s in recover(project, pad)] == ["killed", "put back"]
+    finally:
+        hangs.kill()
+        hangs.wait()
+
+
+def test_what_other_tools_wrote_wrongly_stops_no_recovery(project, pad, caplog):
+    lost = claimed(pad, project, dead_launcher())
+    for launches, history in (([], []), ("none", []), ([{}], [{}]), ([901], []), ([902], "x"),
+                              ([903], [{"updated_on": "long ago"}])):
+        number = pad.get_new_fw_id()
+        pad.fireworks.insert_one({"fw_id": number, "state": "RUNNING", "launches": launches,
+                                  "updated_on": datetime.now(UTC).isoformat(), "spec": 7})
+        if launches and isinstance(launches[0], int):
+            pad.launches.insert_one({"launch_id": launches[0], "fw_id": number, "fworker": "x",
+                                     "state": "RUNNING", "state_history": history})
+    (step,) = recover(project, pad)
+    assert (step.what, step.fw_ids) == ("put back", [lost[0]])
+    said = [r.getMessage() for r in caplog.records if "left as it is" in r.getMessage()]
+    assert len(said) >= 4
