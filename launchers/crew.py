@@ -24,7 +24,7 @@ from orionflow.launchers.runtimes import RunTimes
 from orionflow.launchers.settling import LOCK_PATIENCE, Desk, Verdict, store_checkpoint
 from orionflow.launchers.spending import grant
 from orionflow.launchers.stopping import drive_stops
-from orionflow.launchers.surroundings import job_environment
+from orionflow.launchers.surroundings import run_order
 from orionflow.launchers.unheld import put_back_unheld
 from orionflow.launchers.verdicts import silent_end, spooled_end, told_end
 from orionflow.launchers.workers import Died, Ended, Event, Freed, Told
@@ -41,6 +41,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 # Short jobs are claimed ahead of their turn: for so long, s, and no more than so many.
 _AHEAD_SECONDS, _AHEAD_MOST = 0.3, 32
 _OUTAGE_PAUSE, _MOST_REFUSALS = 2.0, 5
+# What others were quicker to claim leaves the rest: we look again so often, after so long, s.
+_MOST_MISSES, _MISS_PAUSE = 50, 0.02
 # So often we look for claims of ours that we know nothing of, s.
 _UNHELD_EVERY = 30.0
 # A launcher that is told to end waits for locks of others so long, s.
@@ -86,12 +88,13 @@ class Crew:
         self.stop: Stop | None = None
         self.hurried = False
         self.unfit = ""
-        self._handled_signals = self._refusals = 0
+        self._handled_signals = self._refusals = self._misses = 0
         self.state = "starting"
         self._next_look = 0.0
         self._next_unheld = time.monotonic() + _UNHELD_EVERY
         self._pause = _FIRST_PAUSE
         self._idle_since: float | None = None
+        self._looked = False
         self._short = math.inf
         pool.register(signals.fd)
         self.pulse = Pulse(self.pad, signals.alarm, launcher.tether(pool.renew))
@@ -162,7 +165,7 @@ class Crew:
         if not room or now < self._next_look:
             return
         if self._is_away():  # a claim would only hold up the loop until it is given up
-            self._next_look, self._idle_since = now + 1.0, None
+            self._next_look, self._idle_since, self._looked = now + 1.0, None, False
             return
         free = self.room.free_cores
         held = len(self.waiting)
@@ -180,11 +183,16 @@ class Crew:
                 raise
             log.warning("no claim: %s", database_reason(error)[:200])
             self._next_look = now + _OUTAGE_PAUSE
-            self._idle_since = None
+            self._idle_since, self._looked = None, False
             return
-        self._refusals = 0
+        self._refusals, self._looked = 0, True
         if jobs:
             self._idle_since, self._pause, self._next_look = None, _FIRST_PAUSE, 0.0
+            self._misses = 0
+        elif self.intake.missed and self._misses < _MOST_MISSES:
+            self._misses += 1
+            self._next_look, self._looked = now + _MISS_PAUSE, False
+            return
         elif self.options.fw_id is None:
             self._next_look = now + self._pause
             self._pause = min(1.5 * self._pause, _LONGEST_PAUSE)
@@ -253,17 +261,8 @@ class Crew:
             self._conclude(instead)
             return
         self.room.take(placement)
-        shares = [s for s in placement if s.node == 0]
-        ids = [c for s in shares for c in s.cores] if self.lease.ids else []
-        message = {
-            "kind": "run", "launch_id": job.launch_id, "folder": job.folder,
-            "fallback": str(self.launcher.folder / f"launch_{job.launch_id}"),
-            "cores": ids, "fworker": self.fworker,
-            "environment": job_environment(self.launcher.machine, self.allocation, job, placement,
-                                           bound=bool(self.lease.ids)),
-            "firework": {**{k: v for k, v in job.doc.items() if k != "_id"}, "state": "RUNNING",
-                         "launches": [job.launch], "archived_launches": []}}
-        job.begin(placement, self.pool.run(job.launch_id, message))
+        order = run_order(self.launcher, job, placement, self.fworker, bound=bool(self.lease.ids))
+        job.begin(placement, self.pool.run(job.launch_id, order))
         self.running[job.launch_id] = job
         log.info("firework %d (%s) started", job.fw_id, job.name)
 
@@ -458,8 +457,8 @@ class Crew:
     def _nothing_left(self) -> str:
         """Return why waiting for work has no sense any more; empty while it has."""
         now = time.monotonic()
-        if self._next_look <= now:
-            return ""  # not looked yet
+        if self._next_look <= now or not self._looked:
+            return ""
         self._idle_since = self._idle_since or now
         if now - self._idle_since < self.options.patience:
             return ""

@@ -64,6 +64,13 @@ class Intake:
         Where the folders of jobs are made.
     seconds
         Learned run time of a firework (its document), None where nothing is known.
+
+    Attributes
+    ----------
+    reserved
+        Job for which room is being kept, and from when on (unix time).
+    missed
+        The last look found something to claim, and others were quicker or it made no sense.
     """
 
     def __init__(self, pad: Any, fworker: FWorker, allocation: Allocation, folder: Path,
@@ -81,6 +88,7 @@ class Intake:
         self._last_name = datetime.min.replace(tzinfo=UTC)
         self._chosen: dict[int, tuple[dict[str, Any], Need, Placement | None, str]] = {}
         self._seen = 0
+        self.missed = False
         self._learned: dict[int, float | None] = {}
         self._learned_at = float("-inf")
         self._since: dict[int, float] = {}
@@ -115,17 +123,17 @@ class Intake:
         old, self._since = self._since, {}
         few = max(_FEW, 2 * (min(limit, room.free_cores) + ahead))
         found = self._claim(look, self.allocation.query(), few, old)
-        if found or self._seen < few:
+        if found or self.missed or self._seen < few:
             return found
         if look.longest is not None and not look.urgent:
             # Long jobs hide short ones behind them.
             found = self._claim(look, self.allocation.query(longest=look.longest), few, old)
-            if found:
+            if found or self.missed:
                 return found
         # What must wait for room hides what would fit now.
         here = room if room.free_cores else None
         found = self._claim(look, self.allocation.query(room=here), _MANY)
-        if found or self._seen < _MANY:
+        if found or self.missed or self._seen < _MANY:
             return found
         most = math.inf if look.longest is None else look.longest
         if self.reserved is not None:
@@ -159,11 +167,11 @@ class Intake:
     def modules(self) -> list[str]:
         """Return the modules the jobs to come are made of."""
         wanted = {**self.fworker.query, "state": {"$in": ["READY", "WAITING"]}}
-        job = "$spec._tasks.job.function"
+        function = "$spec._tasks.job.function"
+        names = [{"$cond": [{"$isArray": name}, name, []]} for name in (
+            f"{function}.@module", f"{function}.@bound.@module")]
         found = self.pad.fireworks.aggregate([
-            {"$match": wanted}, {"$limit": _PEEK},
-            {"$project": {"m": {"$concatArrays": [{"$ifNull": [f"{job}.@module", []]}, {
-                "$ifNull": [f"{job}.@bound.@module", []]}]}}},
+            {"$match": wanted}, {"$limit": _PEEK}, {"$project": {"m": {"$concatArrays": names}}},
             {"$unwind": "$m"}, {"$group": {"_id": "$m"}}])
         return sorted(doc["_id"] for doc in found if isinstance(doc["_id"], str))
 
@@ -182,12 +190,16 @@ class Intake:
             self._seen = len(docs)
             if since is not None:
                 self._since |= {d["fw_id"]: since.get(d["fw_id"], look.now) for d in docs[:_FEW]}
-            return self._choose(docs, look, urgent=since is not None)
+            chosen = self._choose(docs, look, urgent=since is not None)
+            self.missed = bool(chosen)
+            return chosen
 
         self._chosen.clear()
+        self.missed = False
         claims: list[Claim] = self.pad.claim(
             self.fworker, self._folder_for, limit=look.limit + look.ahead, query=query,
             choose=choose, candidates=candidates, mark=self._mark, host=self.host, ip=self.ip)
+        self.missed = self.missed and not claims
         return [self._job(claim, *self._chosen[claim.fw_id]) for claim in claims]
 
     def _choose(self, docs: list[dict[str, Any]], look: _Look, *,
@@ -227,15 +239,18 @@ class Intake:
     def _need(self, doc: dict[str, Any]) -> tuple[Need, str]:
         fw_id = doc["fw_id"]
         try:
-            resources = Resources.parse(doc["spec"].get("resources"))
+            need = Need.of(fw_id, Resources.parse(doc["spec"].get("resources")))
         except InputError as error:
             return Need(fw_id), error.message
+        except (AttributeError, ArithmeticError) as error:  # no mapping; more than can be
+            return Need(fw_id), f"its spec is malformed: {error}"
         if time.monotonic() - self._learned_at > _LEARNED:
             self._learned.clear()
             self._learned_at = time.monotonic()
         if fw_id not in self._learned:
             self._learned[fw_id] = self.seconds(doc)
-        return Need.of(fw_id, resources, self._learned[fw_id]), ""
+        learned = self._learned[fw_id] or math.inf
+        return replace(need, seconds=min(need.seconds, learned)), ""
 
     def _job(self, claim: Claim, doc: dict[str, Any], need: Need,
              placement: Placement | None, problem: str) -> ClaimedJob:
@@ -246,8 +261,8 @@ class Intake:
             placement=placement, problem=problem)
 
     def _folder_for(self, doc: dict[str, Any]) -> str:
-        own = doc["spec"].get("_launch_dir")
-        if isinstance(own, str) and own:
+        own = _own_folder(doc)
+        if own:
             return os.path.abspath(os.path.expandvars(own))  # noqa: PTH100  Rocket's own expansion
         if self._is_ahead(doc):
             # Made when the job starts: no other launcher claims the same one at the same moment.
@@ -260,8 +275,7 @@ class Intake:
         return placement is None and not problem and bool(self._made)
 
     def _mark(self, doc: dict[str, Any]) -> dict[str, Any]:
-        own = doc["spec"].get("_launch_dir")
-        return {AHEAD: self._made} if self._is_ahead(doc) and not own else {}
+        return {AHEAD: self._made} if self._is_ahead(doc) and not _own_folder(doc) else {}
 
     def _new_name(self) -> Path:
         now = max(datetime.now(UTC), self._last_name + timedelta(microseconds=1))
@@ -282,6 +296,11 @@ class Intake:
             else:
                 self._made = str(path)
             return path
+
+
+def _own_folder(doc: dict[str, Any]) -> str:
+    own = doc["spec"].get("_launch_dir") if isinstance(doc["spec"], dict) else None
+    return own if isinstance(own, str) else ""
 
 
 def _priority(doc: dict[str, Any]) -> float:

@@ -140,7 +140,8 @@ class Launcher:
         lease = CoreLease.take(self._own_cores(), exclusive=self._knows_its_cores())
         crew: Crew | None = None
         try:
-            self.pad = open_launchpad(self.project, timeout=_TIMEOUT)
+            with contextlib.redirect_stdout(sys.stderr):  # FireWorks' log keeps it for ever
+                self.pad = open_launchpad(self.project, timeout=_TIMEOUT)
             pool.setup["database"] = self.pad.name
             log.info("%s", self.allocation.describe())
             with Signals() as signals, contextlib.redirect_stdout(sys.stderr):

@@ -14,12 +14,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pymongo import DESCENDING, UpdateOne
+from pymongo.errors import OperationFailure
+
+from orionflow.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from fireworks.core.launchpad import LaunchPad
 
+log = get_logger(__name__)
 COLLECTION = "orionflow_runtimes"
 _WATERMARK = "watermark"
 _SAMPLES = 30
@@ -65,23 +69,19 @@ class JobKind:
     @classmethod
     def of(cls, fw: dict[str, Any]) -> JobKind:
         """Return the kind of a firework, given as stored."""
-        spec = fw.get("spec") or {}
-        tasks = spec.get("_tasks") or []
-        asked = spec.get("resources")
-        asked = asked if isinstance(asked, dict) else {}
+        spec = _dict(fw.get("spec"))
+        tasks = _list(spec.get("_tasks"))
+        asked = _dict(spec.get("resources"))
         cores = max(1, _int(asked.get("ranks", 1)) * _int(asked.get("threads", 1)))
-        first = tasks[0] if tasks and isinstance(tasks[0], dict) else {}
-        job = first.get("job")
+        job = _dict(tasks[0] if tasks else None).get("job")
         if not isinstance(job, dict):  # not from jobflow: the tasks themselves
             return cls(str(fw.get("name", "")), _sum([fw.get("name"), tasks]), 0, cores)
-        function = job.get("function")
-        function = function if isinstance(function, dict) else {}
-        bound = function.get("@bound")
-        bound = bound if isinstance(bound, dict) else {}
+        function = _dict(job.get("function"))
+        bound = _dict(function.get("@bound"))
         parts = (function.get("@module"), bound.get("@class"), function.get("@callable"))
         name = ".".join(str(p) for p in parts if p)
-        arguments = [*(job.get("function_args") or ()),
-                     *(job.get("function_kwargs") or {}).values()]
+        arguments = [*_list(job.get("function_args")),
+                     *_dict(job.get("function_kwargs")).values()]
         return cls(name, _sum([name, _without(bound)]),
                    max((_atoms(a) for a in arguments), default=0), cores)
 
@@ -124,7 +124,10 @@ class RunTimes:
         if now - self._looked > self.every:
             self._looked = now
             self._known.clear()
-            self.learn()
+            try:
+                self.learn()
+            except OperationFailure as error:  # what is known already must do
+                log.warning("run times can't be learned: %s", str(error)[:200])
         kind = JobKind.of(fw_doc)
         if kind.fingerprint not in self._known:
             self._known[kind.fingerprint] = list(
@@ -180,10 +183,12 @@ class RunTimes:
 
 def _history(fw_ids: list[int]) -> list[dict[str, Any]]:
     """Return the pipeline that gives finished fireworks, with sizes in place of structures."""
+    # Others may have written anything: an operator that is given what it can't take fails for all.
+    args, kwargs = "$task.job.function_args", "$task.job.function_kwargs"
+    named = {"$cond": [{"$eq": [{"$type": kwargs}, "object"]}, kwargs, {}]}
     arguments = {"$concatArrays": [
-        {"$ifNull": ["$task.job.function_args", []]},
-        {"$map": {"input": {"$objectToArray": {"$ifNull": ["$task.job.function_kwargs", {}]}},
-                  "in": "$$this.v"}}]}
+        {"$cond": [{"$isArray": args}, args, []]},
+        {"$map": {"input": {"$objectToArray": named}, "in": "$$this.v"}}]}
     sites = {"$cond": [{"$eq": [{"$type": "$$this"}, "object"]}, "$$this.sites", None]}
     sizes = {"$map": {"input": arguments, "in": {"sites": {
         "$cond": [{"$isArray": sites}, {"$size": {"$ifNull": [sites, []]}}, 0]}}}}
@@ -193,7 +198,8 @@ def _history(fw_ids: list[int]) -> list[dict[str, Any]]:
     return [
         # One that went on in several launches has no time of its own.
         {"$match": {"fw_id": {"$in": fw_ids}, "state": "COMPLETED", "archived_launches": []}},
-        {"$set": {"task": {"$first": "$spec._tasks"}}},
+        {"$set": {"task": {"$cond": [{"$isArray": "$spec._tasks"}, {"$first": "$spec._tasks"},
+                                     None]}}},
         {"$project": {"_id": 0, "fw_id": 1, "name": 1,
                       "spec": {"resources": "$spec.resources", "_tasks": task}}},
     ]
@@ -224,6 +230,14 @@ def _scale(known: dict[str, Any], kind: JobKind) -> float:
     if known["atoms"] and kind.atoms:
         factor *= max(1.0, kind.atoms / known["atoms"]) ** _GROWTH
     return float(factor)
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _int(value: Any) -> int:

@@ -1,17 +1,18 @@
-"""Variables by which a job learns what it was given: its cores, nodes, GPUs, memory."""
+"""What a worker is told of its job, and by which variables the job learns what it was given."""
 
 from __future__ import annotations
 
 import math
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orionflow.launchers.cores import open_mpi_numbers
 
 if TYPE_CHECKING:
     from orionflow.launchers.allocation import Allocation
     from orionflow.launchers.jobs import ClaimedJob
+    from orionflow.launchers.launcher import Launcher
     from orionflow.launchers.machine import MachineProfile
     from orionflow.launchers.packing import Placement
 
@@ -19,6 +20,33 @@ CORES = "ORIONFLOW_CORES"
 NODES = "ORIONFLOW_NODES"
 MEMORY = "ORIONFLOW_MEMORY"
 DEADLINE = "ORIONFLOW_DEADLINE"
+
+
+def run_order(launcher: Launcher, job: ClaimedJob, placement: Placement,
+              fworker: dict[str, Any], *, bound: bool) -> dict[str, Any]:
+    """Return what a worker is told to run.
+
+    Parameters
+    ----------
+    launcher
+        Whose job it is.
+    job, placement
+        What it is, and what it was given.
+    fworker
+        Stored form of the worker's name, category and environment.
+    bound
+        As for `job_environment`.
+    """
+    cores = [c for s in placement if s.node == 0 for c in s.cores] if bound else []
+    firework = {k: v for k, v in job.doc.items() if k != "_id"}
+    return {
+        "kind": "run", "launch_id": job.launch_id, "folder": job.folder,
+        "fallback": str(launcher.folder / f"launch_{job.launch_id}"),
+        "cores": cores, "fworker": fworker,
+        "environment": job_environment(launcher.machine, launcher.allocation, job, placement,
+                                       bound=bound),
+        "firework": {**firework, "state": "RUNNING", "launches": [job.launch],
+                     "archived_launches": []}}
 
 
 def job_environment(machine: MachineProfile, allocation: Allocation, job: ClaimedJob,

@@ -256,10 +256,12 @@ class Claimer:
         pad.m_logger.warning(
             "Failed to deserialize FireWork with fw_id=%s; marking as FIZZLED and continuing.",
             fw_id)
-        pad.fireworks.update_one({"fw_id": fw_id}, {"$set": {
+        details = {"_message": "FireWork failed to deserialize",
+                   "_stacktrace": traceback.format_exc()}
+        # A pipeline: its spec may be no mapping.
+        pad.fireworks.update_one({"fw_id": fw_id}, [{"$set": {
             "state": "FIZZLED", "updated_on": now_text(), "launches": [],
-            "spec._exception_details": {"_message": "FireWork failed to deserialize",
-                                        "_stacktrace": traceback.format_exc()}}})
+            "spec._exception_details": {"$literal": details}}}])
         with suppress(ValueError):  # it has no workflow (yet)
             pad.record_state(fw_id)
 
@@ -320,7 +322,7 @@ class Claimer:
         waiting = ["WAITING", "READY", "RESERVED", "FIZZLED"]
         self.pad.refresh_all({"launches": launch_id, "state": {"$in": waiting}})
 
-    def note_running(self, fw_id: int, state: str) -> Doc | None:
+    def note_running(self, fw_id: int, state: str, patience: float = 1.0) -> Doc | None:
         """Write a claim into the workflow's document; return the part of it that `settle` needs.
 
         In a big workflow only the workflow's own state is written, and that once: what its
@@ -329,7 +331,7 @@ class Claimer:
         part = {**_SITE, f"links.{fw_id}": 1}
         moved = ["READY", "RESERVED"] if state == "RUNNING" else ["READY"]
         started = {"$cond": [{"$in": ["$state", moved]}, state, "$state"]}
-        end, pause = time.monotonic() + 1.0, 0.0
+        end, pause = time.monotonic() + patience, 0.0
         while True:
             doc: Doc | None
             # Jobs of a workflow come one after the other: ask first where the last was big.
@@ -342,15 +344,18 @@ class Claimer:
                 if doc is not None:
                     return doc
             doc = self.pad.workflows.find_one({"nodes": fw_id}, {**part, "locked": 1})
-            if doc is None or time.monotonic() > end:
-                return doc
+            if doc is None:
+                return None
             was_big, self._in_big = self._in_big, doc["size"] > BIG
             if self._in_big:
                 self.note_big([doc["_id"]], doc["state"])
                 return doc
-            if not was_big:  # it is locked
-                pause = pause * 2 or 0.002
-                time.sleep(pause)
+            if was_big:
+                continue
+            if time.monotonic() > end:  # it is locked, and nobody relies upon the note
+                return doc
+            pause = pause * 2 or 0.002
+            time.sleep(pause)
 
     def note_big(self, wf_ids: list[Any], state: str) -> None:
         """Make big workflows RUNNING."""
@@ -379,6 +384,9 @@ class Claimer:
         claims: list[Doc] = []
         odd: list[Doc] = []
         for doc in chosen:
+            if not isinstance(doc.get("launches"), list):  # not written by any FireWorks
+                self._undecodable(doc["fw_id"])
+                continue
             plain = not doc["launches"] and (
                 not isinstance(doc["spec"], dict) or "_dupefinder" not in doc["spec"])
             (claims if plain else odd).append(doc)
@@ -435,6 +443,9 @@ class Claimer:
 
     def _note_many(self, claims: list[Claim]) -> None:
         """Write claims into their workflows' documents, where these are small."""
+        if len(claims) == 1:  # in one round trip instead of two
+            claims[0].workflow = self.note_running(claims[0].fw_id, "RUNNING", patience=0.0)
+            return
         by_fw = {c.fw_id: c for c in claims}
         updates, big = [], []
         for doc in self.pad.workflows.find({"nodes": {"$in": list(by_fw)}}, site_of(by_fw)):

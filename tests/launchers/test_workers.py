@@ -59,10 +59,22 @@ def test_hostile_jobs_fail_clearly_and_harm_nobody(project, pad, job_store):
         "_category": "unheard of", "_tasks": []}})
     pad.fireworks.insert_one({**_stranger(pad, 104), "spec": {
         "_category": "compute", "_tasks": [], "resources": {"ranks": 100000}}})
+    ours = [pad.fireworks.find_one({"fw_id": i})["spec"] for i in (8, 1)]
+    for fw_id, spec in _malformed(*ours).items():
+        pad.fireworks.insert_one({**_stranger(pad, fw_id), "spec": spec})
+    pad.fireworks.update_one({"fw_id": 211}, {"$unset": {"launches": ""}})
+    pad.fireworks.insert_one({**_stranger(pad, 300), "state": "COMPLETED", "spec": {
+        "_tasks": [{"job": {"function": 1, "function_args": 7, "function_kwargs": [7]}}]}})
+    pad.launches.insert_one({"launch_id": 300, "fw_id": 300, "state": "COMPLETED",
+                             "time_end": "2026-01-01T00:00:00+00:00", "runtime_secs": 1.0})
     code, out, err = small_jobs.run("orionflow", "launch", "--cores", 1)
     assert code == 0, err
     assert "1 READY job(s) do not fit here" in out
-    found = {fw["fw_id"]: fw["state"] for fw in pad.fireworks.find()}
+    strangers = pad.fireworks.find({"fw_id": {"$gt": 200, "$lt": 300}})
+    assert {fw["fw_id"]: fw["state"] for fw in strangers} == {
+        **dict.fromkeys(range(201, 209), "FIZZLED"), 209: "COMPLETED", 210: "COMPLETED",
+        211: "FIZZLED"}, err
+    found = {fw["fw_id"]: fw["state"] for fw in pad.fireworks.find({"fw_id": {"$lt": 200}})}
     assert found == {1: "FIZZLED", 2: "FIZZLED", **dict.fromkeys(range(3, 9), "COMPLETED"),
                      101: "FIZZLED", 102: "FIZZLED", 103: "READY", 104: "READY"}, err
     assert "code 3" in message(pad, 1)
@@ -80,6 +92,25 @@ def test_hostile_jobs_fail_clearly_and_harm_nobody(project, pad, job_store):
     assert (Path(folder) / "FW_job.out").stat().st_size > 20 * 2**20
     assert len(err) < 2**20
     assert all(gone(pid) for pid in output(job_store, "leave_behind"))
+
+
+def _malformed(good, vanishing):
+    """Specs that others made of two of ours."""
+    (task,) = good["_tasks"]
+
+    def job(**changes):
+        return {**good, "_tasks": [{**task, "job": {**task["job"], **changes}}]}
+
+    return {
+        201: job(function_args=7), 202: job(function_kwargs=[7]), 203: {**good, "_tasks": {"a": 1}},
+        204: {**good, "_trackers": [7]}, 205: [good],
+        206: {**good, "resources": {"memory": "9" * 400 + "GB"}},
+        207: {**vanishing, "_retries": {"counts": 5, "history": 5}, "_reruns": "many",
+              "_launch_dir": "", "retry": 7},
+        208: {**good, "_launch_dir": 7},
+        209: {**good, "_priority": "high", "tags": 7, "campaign": [7]},
+        211: {**good, "_priority": 9},
+        210: {**good, "_trackers": [{"filename": ".", "nlines": 3}]}}
 
 
 def _stranger(pad, fw_id):
