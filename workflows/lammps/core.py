@@ -351,8 +351,8 @@ class NveMaker(_Dynamics):
 
 
 @dataclass
-class NvtMaker(_Dynamics):
-    """Dynamics at constant volume and temperature.
+class _Thermostatted(_Dynamics):
+    """What the recipes with a thermostat share.
 
     Attributes
     ----------
@@ -360,14 +360,33 @@ class NvtMaker(_Dynamics):
         Temperature at the end, for a ramp, K.
     tdamp
         Relaxation time of the thermostat, ps; 100 time steps unless given.
+    """
+
+    temperature_stop: float | None = None
+    tdamp: float | None = None
+
+    def check_fields(self) -> None:
+        """Refuse values LAMMPS would not take or not obey."""
+        super().check_fields()
+        _positive(temperature_stop=self.temperature_stop, tdamp=self.tdamp)
+
+    def temperature_ramp(self) -> str:
+        """Return start, end and damping time as LAMMPS wants them."""
+        return _ramp(self.temperature, self.temperature_stop, self.tdamp or 100 * self.timestep)
+
+
+@dataclass
+class NvtMaker(_Thermostatted):
+    """Dynamics at constant volume and temperature.
+
+    Attributes
+    ----------
     thermostat
         ``nose-hoover`` (deterministic; can be continued exactly) or ``langevin`` (also for small
         harmonic cells, in which Nose-Hoover does not mix).
     """
 
     name: str = "lammps nvt"
-    temperature_stop: float | None = None
-    tdamp: float | None = None
     thermostat: Thermostat = "nose-hoover"
     ensemble: ClassVar[Ensemble] = "nvt"
 
@@ -375,29 +394,21 @@ class NvtMaker(_Dynamics):
         """Refuse values LAMMPS would not take or not obey."""
         super().check_fields()
         _one_of("thermostat", self.thermostat, get_args(Thermostat))
-        _positive(temperature_stop=self.temperature_stop, tdamp=self.tdamp)
 
     def integrator(self) -> list[str]:
         """Return the commands that move the atoms."""
         if self.thermostat == "langevin":
             return ["fix md all nve",
-                    f"fix bath all langevin {self._ramp()} {self.seed + 1} zero yes"]
-        return [f"fix md all nvt temp {self._ramp()}"]
-
-    def _ramp(self) -> str:
-        return _ramp(self.temperature, self.temperature_stop, self.tdamp or 100 * self.timestep)
+                    f"fix bath all langevin {self.temperature_ramp()} {self.seed + 1} zero yes"]
+        return [f"fix md all nvt temp {self.temperature_ramp()}"]
 
 
 @dataclass
-class NptMaker(_Dynamics):
+class NptMaker(_Thermostatted):
     """Dynamics at constant pressure and temperature (Nose-Hoover).
 
     Attributes
     ----------
-    temperature_stop
-        Temperature at the end, for a ramp, K.
-    tdamp
-        Relaxation time of the thermostat, ps; 100 time steps unless given.
     pressure
         Of the barostat, bar.
     pressure_stop
@@ -409,8 +420,6 @@ class NptMaker(_Dynamics):
     """
 
     name: str = "lammps npt"
-    temperature_stop: float | None = None
-    tdamp: float | None = None
     pressure: float = 0.0
     pressure_stop: float | None = None
     pdamp: float | None = None
@@ -421,7 +430,7 @@ class NptMaker(_Dynamics):
         """Refuse values LAMMPS would not take or not obey."""
         super().check_fields()
         _one_of("couple", self.couple, get_args(Couple))
-        _positive(temperature_stop=self.temperature_stop, tdamp=self.tdamp, pdamp=self.pdamp)
+        _positive(pdamp=self.pdamp)
 
     @property
     def changes_cell(self) -> bool:
@@ -434,7 +443,7 @@ class NptMaker(_Dynamics):
 
     def integrator(self) -> list[str]:
         """Return the commands that move the atoms."""
-        temp = _ramp(self.temperature, self.temperature_stop, self.tdamp or 100 * self.timestep)
+        temp = self.temperature_ramp()
         press = _ramp(self.pressure, self.pressure_stop, self.pdamp or 1000 * self.timestep)
         return [f"fix md all npt temp {temp} {self.couple} {press}"]
 
