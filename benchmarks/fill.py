@@ -3,7 +3,8 @@
     python benchmarks/fill.py [--quick] [--short] [--jobs 40] [--cores 2]
 
 Core-seconds in which pw.x and lmp ran (as the stored documents tell) over core-seconds held, from
-the first claim to the last end. Stock `rlaunch rapidfire` runs one job after another on the same
+the first claim to the last end, and to the start of the last job: what the end of a set leaves empty
+depends on its last jobs alone. Stock `rlaunch rapidfire` runs one job after another on the same
 cores; `rlaunch multi` runs as many at once as there are cores, whatever each needs.
 """
 
@@ -50,19 +51,23 @@ def work(jobs: int, cores: int, seed: int, *, short: bool) -> list[Any]:
     return found
 
 
-def held(pad: Any) -> float:
-    """Return seconds from the first claim to the last end."""
-    times = [[moment(x["time_start"]), moment(x["time_end"])] for x in pad.launches.find(
+def times(pad: Any) -> tuple[float, float, float]:
+    """Return the first claim, the last claim and the last end, unix time."""
+    found = [[moment(x["time_start"]), moment(x["time_end"])] for x in pad.launches.find(
         {"state": "COMPLETED"}, {"time_start": 1, "time_end": 1})]
-    return max(end for _, end in times) - min(begin for begin, _ in times)
+    begins = [begin for begin, _ in found]
+    return min(begins), max(begins), max(end for _, end in found)
 
 
-def simulated(pad: Any) -> float:
-    """Return core-seconds in which a code ran."""
+def simulated(pad: Any, until: float) -> float:
+    """Return core-seconds in which a code ran before that moment."""
     total = 0.0
     for doc in pad.db.outputs.find({}, {"output.provenance.run": 1}):
-        record = ((doc.get("output") or {}).get("provenance") or {}).get("run") or {}
-        total += float(record.get("core_seconds") or 0.0)
+        run_ = ((doc.get("output") or {}).get("provenance") or {}).get("run")
+        if run_:
+            begin = moment(run_["started_at"])
+            seconds = min(run_["wall_seconds"], until - begin)
+            total += max(0.0, seconds) * run_["core_seconds"] / run_["wall_seconds"]
     return total
 
 
@@ -80,9 +85,11 @@ def measure(bench: Rig, kind: str, jobs: int, cores: int, seed: int, *,
         done = pad.fireworks.count_documents({"state": "COMPLETED"})
         if done != jobs:
             raise RuntimeError(f"{done} of {jobs} jobs COMPLETED in {project}")
-        wall, used = held(pad), simulated(pad)
-    return {"held_s": round(wall, 1), "core_seconds": round(used, 1),
-            "fill": round(used / (wall * cores), 3)}
+        begin, last, end = times(pad)
+        used, while_waiting = simulated(pad, end), simulated(pad, last)
+    return {"held_s": round(end - begin, 1), "core_seconds": round(used, 1),
+            "fill": round(used / ((end - begin) * cores), 3),
+            "fill_while_jobs_waited": round(while_waiting / ((last - begin) * cores), 3)}
 
 
 def main() -> None:
@@ -100,7 +107,7 @@ def main() -> None:
                                short=options.short or options.quick)
                  for kind in ("stock rapidfire", "stock multi", "orion")}
     show(f"{jobs} LAMMPS and pw.x jobs on {options.cores} cores",
-         ["engine", "held, s", "simulated, core-s", "fill"],
+         ["engine", "held, s", "simulated, core-s", "fill", "until the last started"],
          [[kind, *values.values()] for kind, values in found.items()])
     print_json("fill", {"jobs": jobs, "cores": options.cores, **found})
 
