@@ -83,6 +83,13 @@ class LauncherIdentity:
             return None
         return found if found is not None and isinstance(found.pid, int) else None
 
+    @classmethod
+    def of_launch(cls, launch: Mapping[str, Any]) -> LauncherIdentity | None:
+        """Return who runs a launch, given as stored; None for a stock `rlaunch`."""
+        worker = launch.get("fworker")
+        env = worker.get("env") if isinstance(worker, dict) else None
+        return cls.from_dict(env.get(ENV_KEY) if isinstance(env, dict) else None)
+
     def alive_here(self) -> bool | None:
         """Whether the process lives; None when this host can't know.
 

@@ -235,7 +235,7 @@ class _Recovery:
                 sort=[("launch_id", 1)])):  # one that has ended is the sweep's business
             fw = last[launch["launch_id"]]
             with _readable(fw):
-                owner = _owner(launch)
+                owner = LauncherIdentity.of_launch(launch)
                 death = self.deaths.death(owner, _last_sign(launch), launch.get("host"))
                 if death is None or not (self.dry_run or self.deaths.declare(owner, death)):
                     continue
@@ -354,7 +354,7 @@ class _Recovery:
         self._stuck |= {i for i in left if i is not None}
         if None in left:
             self._stuck |= {launch["launch_id"] for launch in self.pad.launches.find(
-                {"state": "RUNNING"}, _LAUNCH) if _owner(launch) == owner}
+                {"state": "RUNNING"}, _LAUNCH) if LauncherIdentity.of_launch(launch) == owner}
         if gone := sum(not process.alive() for process in orphans):
             yield Step("killed", [fw_id], f"{gone} process(es) outlived their launcher")
 
@@ -373,12 +373,6 @@ def _readable(fw: dict[str, Any]) -> Iterator[None]:
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         log.warning("firework %s is left as it is: its documents are not as FireWorks writes them "
                     "(%s: %s)", fw.get("fw_id"), type(error).__name__, error)
-
-
-def _owner(launch: dict[str, Any]) -> LauncherIdentity | None:
-    worker = launch.get("fworker")
-    env = worker.get("env") if isinstance(worker, dict) else None
-    return LauncherIdentity.from_dict(env.get(ENV_KEY) if isinstance(env, dict) else None)
 
 
 def _last_sign(launch: dict[str, Any]) -> datetime:

@@ -11,7 +11,7 @@ from orionflow.errors import InputError, LaunchError, PolicyError
 from orionflow.launchers import hold
 from orionflow.launchers.cancel import CANCEL_FIELD, CANCELLED_KEY, CancelRequest, ask, settle
 from orionflow.launchers.deaths import Deaths, processes_of
-from orionflow.launchers.identity import ENV_KEY, LauncherIdentity
+from orionflow.launchers.identity import LauncherIdentity
 from orionflow.launchers.pad.documents import LIVE, Doc, as_time
 from orionflow.launchers.scheduler import Scheduler
 from orionflow.launchers.services.processes import end_processes
@@ -265,8 +265,8 @@ class _Steering:
         while pending:
             for fw in self._look(pending):
                 job = {**pending[fw["fw_id"]], **fw}
-                launch = self._launch(job)
-                if outcome := self._one(job, launch):
+                outcome, launch = self._try(job)
+                if outcome is not None:
                     self.report.jobs.append(outcome)
                     del pending[fw["fw_id"]]
                 elif launch is not None:
@@ -282,6 +282,20 @@ class _Steering:
                 self.tell(f"{len(pending)} running job(s) asked to stop; waiting "
                           f"{max(0.0, end - time.monotonic()):.0f} s more")
             time.sleep(_PAUSE)
+
+    def _try(self, job: Doc) -> tuple[JobOutcome | None, Doc | None]:
+        """Do what can be done about one job; others go on whatever is wrong with it."""
+        launch: Doc | None = None
+        try:
+            launch = self._launch(job)
+            return self._one(job, launch), launch
+        except LaunchError as error:
+            return self._outcome(job, job["state"], "asked", f"not stopped: {error}"), launch
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+            return self._outcome(
+                job, job["state"], "asked", "its documents are not as FireWorks writes them "
+                f"({type(error).__name__}: {error}); see `lpad get_fws -i {job['fw_id']} -d all`"
+            ), launch
 
     def _launch(self, job: Doc) -> Doc | None:
         if job["state"] not in LIVE or not job["launches"]:
@@ -300,7 +314,7 @@ class _Steering:
             return None  # between two writes of whoever claims it
         if state == "RESERVED" or launch["state"] == "RESERVED":
             return self._unreserve(job, launch)
-        owner = _owner(launch)
+        owner = LauncherIdentity.of_launch(launch)
         if owner is None:
             return self._stop_stock(job, launch)
         if owner.alive_here() is False:
@@ -380,7 +394,7 @@ class _Steering:
     def _verdict(self, job: Doc) -> JobOutcome:
         """Return what is known of a job that did not stop in time, and settle it if it is dead."""
         launch = job.get("launch") or {}
-        owner, sign = _owner(launch), _last_sign(launch)
+        owner, sign = LauncherIdentity.of_launch(launch), _last_sign(launch)
         if owner is None:
             return self._outcome(job, job["state"], "asked", "no launch is known of it yet; try "
                                  "again")
@@ -400,7 +414,8 @@ class _Steering:
     # ------------------------------------------------------------------ telling
 
     def _outcome(self, job: Doc, after: str, what: str, detail: str) -> JobOutcome:
-        return JobOutcome(job["fw_id"], job["name"], job["before"], after, what, detail)
+        return JobOutcome(job["fw_id"], str(job.get("name", "")), job["before"], after, what,
+                          detail)
 
     def _dependents(self, gone: Collection[int], chosen: Collection[int]) -> int:
         """Count the WAITING children of jobs that will not run, which are not chosen themselves."""
@@ -431,14 +446,12 @@ def _check_query(query: Any) -> None:
             _check_query(value)
 
 
-def _owner(launch: Doc) -> LauncherIdentity | None:
-    return LauncherIdentity.from_dict(
-        ((launch.get("fworker") or {}).get("env") or {}).get(ENV_KEY))
-
-
 def _last_sign(launch: Doc) -> Any:
-    history = launch.get("state_history") or [{}]
-    return as_time(history[-1].get("updated_on") or history[-1].get("created_on"))
+    try:
+        last = launch["state_history"][-1]
+        return as_time(last.get("updated_on") or last.get("created_on"))
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError):
+        return None  # none, or not as FireWorks writes it
 
 
 def _reservation(launch: Doc) -> str | None:

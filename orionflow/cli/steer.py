@@ -185,13 +185,13 @@ def _plan(jobs: list[dict[str, Any]], states: tuple[str, ...], verb: str,
           output: OutputFormat | None) -> None:
     meant = [fw for fw in jobs if fw["state"] in states]
     if output is not None:
-        dump([{"fw_id": fw["fw_id"], "name": fw["name"], "state": fw["state"]} for fw in meant],
-             output)
+        dump([{"fw_id": fw["fw_id"], "name": fw.get("name", ""), "state": fw["state"]}
+              for fw in meant], output)
         return
     counts = _counts(fw["state"] for fw in meant)
     print(f"would be {verb}: {counts or 'nothing'}")
     for fw in [fw for fw in meant if fw["state"] in {"RESERVED", "RUNNING"}][:_LISTED]:
-        print(f"  {fw['fw_id']} {fw['name']}: {fw['state']}")
+        print(f"  {fw['fw_id']} {fw.get('name', '')}: {fw['state']}")
 
 
 def _describe(report: SteerReport, verb: str) -> None:

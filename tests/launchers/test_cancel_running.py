@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from elsewhere import elsewhere
 from killing import working_in
 
 from orionflow.launchers.launchpad import open_launchpad
@@ -58,10 +59,12 @@ def test_cancel_stops_one_lammps_within_15_s_and_its_neighbour_finishes(
                 for j in i["jobs"] if j["fw_id"] == doomed and "Step" in j["line"]], timeout=60)
             assert seen[0]["folder"] == folder
             began = time.monotonic()
-            done = call("cancel", "-i", str(doomed), "--why", "wrong seed")
+            there = elsewhere([ORIONFLOW, "cancel", "-i", doomed, "--why", "wrong seed"],
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            said, err = there.communicate(timeout=60)
             assert time.monotonic() - began < 15
-            assert done.returncode == 0, done.stderr
-            assert done.stdout.startswith(f"{doomed} lammps nve: stopped, now DEFUSED")
+            assert there.returncode == 0, err
+            assert said.startswith(f"{doomed} lammps nve: stopped, now DEFUSED")
             assert working_in(folder) == {}
             out, err = launcher.communicate(timeout=120)
             assert launcher.returncode == 0, err
@@ -77,3 +80,4 @@ def test_cancel_stops_one_lammps_within_15_s_and_its_neighbour_finishes(
             launcher.wait()
     told = call("show", "-i", str(doomed)).stdout
     assert "wrong seed" in told
+    assert "@elsewhere" in told

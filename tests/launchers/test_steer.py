@@ -16,7 +16,7 @@ import pytest
 from fireworks import Firework, FWorker, LaunchPad, PyTask, ScriptTask, Workflow
 
 from orionflow.analysis.story import job_story
-from orionflow.errors import InputError, PolicyError
+from orionflow.errors import InputError, LaunchError, PolicyError
 from orionflow.launchers import steer
 from orionflow.launchers.cancel import CancelRequest, ask, requested, settle
 from orionflow.launchers.identity import ENV_KEY, LauncherIdentity
@@ -250,6 +250,35 @@ def test_cancel_settles_for_a_dead_launcher_and_ends_its_orphans(
         for process in (child, orphan):
             process.kill()
             process.wait()
+
+
+def test_cancel_goes_on_beside_what_it_can_not_read_or_end(
+        project: Path, pad: OrionLaunchPad, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = LauncherIdentity.from_dict(
+        {**LauncherIdentity.of_this_process().to_dict(), "started": 1})
+    assert dead is not None
+    stuck, odd, waits = (chain(pad, 1)[0] for _ in range(3))
+    hangs = subprocess.Popen(["sleep", "600"], env={"ORIONFLOW_LAUNCHER": dead.token})
+
+    def fails(processes: list[ProcessIdentity], *, patience: float) -> None:
+        raise LaunchError(f"processes {[p.pid for p in processes]} do not end in {patience}")
+
+    monkeypatch.setattr(steer, "end_processes", fails)
+    try:
+        claim(pad, stuck, env={ENV_KEY: dead.to_dict()})
+        claim(pad, odd)
+        pad.launches.update_one({"fw_id": odd}, {"$set": {"state_history": 3, "fworker": 3}})
+        pad.fireworks.update_one({"fw_id": odd}, {"$unset": {"name": ""}})
+        report = steer.cancel(project, pad, steer.select(pad, fw_ids=[stuck, odd, waits]))
+    finally:
+        hangs.kill()
+        hangs.wait()
+    assert report.held == [waits]
+    assert not report.complete
+    told = {job.fw_id: job.detail for job in report.jobs}
+    assert f"processes [{hangs.pid}] do not end" in told[stuck]
+    assert "not as FireWorks writes them" in told[odd]
+    assert states(pad, [stuck, odd]) == ["RUNNING", "RUNNING"]
 
 
 def test_settle_refuses_a_launch_that_lost_its_job(pad: OrionLaunchPad) -> None:
