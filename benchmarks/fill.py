@@ -3,9 +3,9 @@
     python benchmarks/fill.py [--quick] [--short] [--jobs 40] [--cores 2]
 
 Core-seconds in which pw.x and lmp ran (as the stored documents tell) over core-seconds held, from
-the first claim to the last end, and to the start of the last job: what the end of a set leaves empty
-depends on its last jobs alone. Stock `rlaunch rapidfire` runs one job after another on the same
-cores; `rlaunch multi` runs as many at once as there are cores, whatever each needs.
+the first claim to the last end, and to the start of the last job: what the end of a set leaves
+empty depends on its last jobs alone. Stock `rlaunch rapidfire` runs one job after another on the
+same cores; `rlaunch multi` runs as many at once as there are cores, whatever each needs.
 """
 
 from __future__ import annotations
