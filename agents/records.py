@@ -159,6 +159,11 @@ class View:
                 and candidate.state is CandidateState.PROPOSED
                 and candidate.reserved > above * 3600)
 
+    def beyond_consent(self, candidate: Candidate, reserved: int) -> bool:
+        """Whether so many core-seconds for a candidate need an agreement nobody has given."""
+        above = self.campaign.approval_above
+        return above is not None and not candidate.approved and reserved > above * 3600
+
     def done(self) -> list[Candidate]:
         """Return the candidates that have values, in the order in which they got them."""
         found = [c for c in self.candidates.values() if c.values is not None]

@@ -180,6 +180,11 @@ class Step:
             if view.state in ENDED or not (another.continued or tries < view.campaign.retries):
                 return self._settle(candidate, CandidateState.FAILED, fate.core_seconds,
                                     reason=reason)
+            unfinished = any(f.kind is FailureKind.UNFINISHED for f in fate.failed)
+            if unfinished and view.beyond_consent(candidate, another.reserved):
+                return self._settle(candidate, CandidateState.FAILED, fate.core_seconds,
+                                    reason=f"{reason}; {another.reserved / 3600:.3g} core-hours "
+                                    "need consent (approval_above)")
             try:
                 set_aside = self.ledger.retry(self.name, candidate.seq, another, who=self.who)
             except PolicyError as error:

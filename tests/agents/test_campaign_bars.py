@@ -235,6 +235,8 @@ def test_killed_at_random_with_live_launchers_each_job_runs_once(campaigns, proj
     assert view.state is CampaignState.COMPLETED
     assert len(view.candidates) == evaluations
     assert {c.state for c in view.candidates.values()} == {CandidateState.DONE}
+    assert campaigns.pad.launches.count_documents(
+        {"granted.cores": 1, "granted.seconds": 72.0}) == evaluations
     assert campaigns.pad.launches.count_documents({}) == evaluations
     assert campaigns.advance("copper", "again").idle
 
