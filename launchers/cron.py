@@ -34,6 +34,7 @@ from orionflow.errors import (
     database_reason,
 )
 from orionflow.launchers.demand import Group, Offer, Shape, kinds, plan
+from orionflow.launchers.identity import LauncherIdentity
 from orionflow.launchers.lease import LOST
 from orionflow.launchers.machine import load_machine
 from orionflow.launchers.packing import Node, Room
@@ -285,13 +286,15 @@ class _Cron:
         now = time.time()
         told: set[str] = set()
         there = []
-        ours = {"$or": [{"slurm_job_id": {"$in": [job.job_id for job in mine]}},
+        queued = {job.job_id for job in mine}
+        ours = {"$or": [{"slurm_job_id": {"$in": list(queued)}},
                         {"ended": None}]}  # not all that ever were
         mine_only = self._worker().to_dict()
-        for doc in pad.db[LAUNCHERS].find(ours, {"_id": 0, "jobs": 0, "identity": 0}):
+        for doc in pad.db[LAUNCHERS].find(ours, {"_id": 0, "jobs": 0}):
             told.add(str(doc.get("slurm_job_id")))
             beat = as_time(doc.get("beat"))
-            alive = not doc.get("ended") and beat and now - beat.timestamp() < _ALIVE
+            alive = (not doc.get("ended") and beat and now - beat.timestamp() < _ALIVE
+                     and not _is_gone(doc, queued))
             # One that drains takes no more, though it may run a job for hours.
             if alive and doc.get("state") not in {"draining", "unhealthy"} and (
                     offer := free_in(doc, now, mine_only)):
@@ -305,7 +308,6 @@ class _Cron:
                 except TypeError:  # not of ours, or of another version
                     shape = usual
                 there.append(Offer.of(shape))
-        queued = {job.job_id for job in mine}
         stamp(self.state_file, allocations={k: v for k, v in known.items() if k in queued})
         return there
 
@@ -405,6 +407,13 @@ def free_in(doc: Mapping[str, Any], now: float, worker: Mapping[str, Any]) -> Of
     if not room.free_cores or takes == 0:
         return None
     return Offer(room, math.inf if longest is None else float(longest), takes)
+
+
+def _is_gone(doc: Mapping[str, Any], queued: set[str]) -> bool:
+    """Whether a launcher is dead, or its allocation over, however fresh its last heartbeat."""
+    owner = LauncherIdentity.from_dict(doc.get("identity"))
+    return (owner is not None and owner.alive_here() is False) or (
+        doc.get("slurm_job_id") is not None and doc["slurm_job_id"] not in queued)
 
 
 _JOB_ID = re.compile(r"submission was successful and job_id is (\d+)")

@@ -17,6 +17,7 @@ from orionflow.errors import LaunchError
 from orionflow.launchers import recovery
 from orionflow.launchers.cancel import CancelRequest, ask
 from orionflow.launchers.identity import LauncherIdentity
+from orionflow.launchers.patrol import Patrol, due
 from orionflow.launchers.recovery import recover
 from orionflow.launchers.rocket import write_spool
 from orionflow.launchers.services.processes import ProcessIdentity
@@ -278,3 +279,17 @@ def test_what_other_tools_wrote_wrongly_stops_no_recovery(project, pad, caplog):
     assert (step.what, step.fw_ids) == ("put back", [lost[0]])
     said = [r.getMessage() for r in caplog.records if "left as it is" in r.getMessage()]
     assert len(said) >= 4
+
+
+def test_a_running_launcher_looks_after_the_others(project, pad, stock, wait_until):
+    """Nobody calls `recover`: jobs at once, what else lies half done once a minute for all."""
+    lost = claimed(pad, project, dead_launcher())
+    pad.workflows.update_one({"nodes": 1}, {"$set": {"locked": {
+        "token": "x", "by": dead_launcher().to_dict(), "at": datetime.now(UTC)}}})
+    with Patrol(project, every=0.2), Patrol(project, every=0.2):
+        wait_until(lambda: pad.fireworks.find_one({"fw_id": lost[0]})["state"] == "READY")
+        wait_until(lambda: "locked" not in pad.workflows.find_one({"nodes": 1}))
+        again = claimed(pad, project, dead_launcher())
+        wait_until(lambda: pad.fireworks.find_one({"fw_id": again[0]})["state"] == "READY")
+    assert not due(pad)
+    assert due(pad, every=0.0)
