@@ -201,7 +201,8 @@ class StatusReader:
         idle = f"no launcher runs, {ready} job(s) are READY: "
         told = (
             (any(i.state == "dead" for i in status.launchers),
-             "a launcher has died: `orionflow recover` puts its jobs back (cron does it too)"),
+             "a launcher has died: `orionflow recover` puts its jobs back (running launchers and "
+             "cron do it, too)"),
             (bool(status.launchers or status.elsewhere), ""),
             (sum((status.allocations or {}).values()) > 0,
              "the allocations wait for Slurm: `squeue --me --start` tells how long"),

@@ -158,7 +158,7 @@ def cron(site: Site) -> Iterator[Finding]:
     stop = site.project / STATE_FOLDER / STOP_FILE
     if not state and site.machine.scheduler != "slurm":
         return  # nothing is submitted for this machine; `orionflow launch` recovers by itself
-    line = f"*/5 * * * * cd {shlex.quote(str(site.project))} && {_command()} cron"
+    line = f"* * * * * cd {shlex.quote(str(site.project))} && {_command()} cron"
     if stop.exists():
         yield Finding("cron", "warn", f"{stop} stops it", f"rm {shlex.quote(str(stop))}")
     elif not state.get("last_run"):

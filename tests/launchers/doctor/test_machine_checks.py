@@ -172,7 +172,7 @@ def test_cron_that_never_ran_on_a_cluster_is_a_warning_with_its_line(tmp_path: P
     site = site_with(tmp_path / "a b", scheduler="slurm")
     (found,) = machine.cron(site)
     assert found.state == "warn"
-    assert f"*/5 * * * * cd '{tmp_path}/a b' &&" in found.advice
+    assert f"* * * * * cd '{tmp_path}/a b' &&" in found.advice
 
 
 def test_cron_whose_submissions_fail_is_broken(tmp_path: Path) -> None:
