@@ -172,7 +172,7 @@ def resume(run: QeRun, given: dict[str, str]) -> Resumed:
     restarted: dict[str, dict[str, str | bool]] | None = None
     if "inputph" in run.input.namelists:
         restarted = {"inputph": {"recover": True}} if read_xml(run.xml_path) is not None else {}
-    elif _written_by(run, earlier) and (
+    elif _written_by(run, earlier) and _counts_on(run, failure) and (
             # Asked to stop it leaves everything whole; a signal may come in the midst of writing.
             stopped_itself(output) or holds_last_step(run, output)
             or _left_alone(run, earlier, output)):
@@ -187,6 +187,15 @@ def resume(run: QeRun, given: dict[str, str]) -> Resumed:
         attempt=1, failure_id=failure.failure_id if failure else "QE_KILLED", handler="resume",
         evidence=failure.evidence if failure else "an earlier launch was ended from outside",
         changes=changes),))
+
+
+def _counts_on(run: QeRun, failure: Failure | None) -> bool:
+    """Whether a restart does no more steps than asked for; each part of a dynamics does ``nstep``.
+
+    One that its own clock has stopped goes on nevertheless: it would never end.
+    """
+    return run.input.calculation not in {"md", "vc-md"} or (
+        failure is not None and failure.failure_id == "QE_WALLTIME")
 
 
 def _left_alone(run: QeRun, launch: RunState, output: str) -> bool:

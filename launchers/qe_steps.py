@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,13 @@ from orionflow.launchers.custodian.qe_base import QeRun, patterns, stop_options
 from orionflow.launchers.custodian.qe_walltime import max_seconds
 from orionflow.launchers.qe import Resumed, monitors, resume
 from orionflow.launchers.qe_electrons import electron_count
-from orionflow.launchers.qe_input import QeInput, edit_input, read_input, replace_card
+from orionflow.launchers.qe_input import (
+    QeInput,
+    edit_input,
+    read_input,
+    replace_card,
+    write_whole,
+)
 from orionflow.launchers.run import run_code
 from orionflow.launchers.run_state import hash_inputs
 
@@ -69,13 +74,17 @@ def run_step(folder: Path, step: Step, context: JobContext, *, environment: Mapp
         for change in _prepare(run, deadline):
             say(f"  prepared: {change}")
     rules = {"pw.x": pw_rules, "ph.x": ph_rules}.get(step.code, tool_rules)(run)
-    record = run_code(job, rules, context, executable=_executable(step), directory=folder,
-                      deadline=deadline, inputs=given, continued=resumed.continued,
-                      corrected=resumed.corrections, note=late_end,
-                      on_correction=on_correction)
-    if resumed.continued and found is not None:
-        _forget_restart(run, found)
-    return record
+    going_on = bool(resumed.continued and not resumed.corrections and found is not None)
+    ours = run.input.text if going_on else ""
+    try:
+        return run_code(job, rules, context, executable=_executable(step), directory=folder,
+                        deadline=deadline, inputs=given, continued=resumed.continued,
+                        corrected=resumed.corrections, note=late_end,
+                        on_correction=on_correction)
+    finally:
+        # The user's next run with this input is to begin anew.
+        if going_on and found is not None and run.input.text == ours:
+            write_whole(run.input_path, found.text)
 
 
 def prepare_parent(failure_id: str | None, folder: Path, before: Sequence[Step],
@@ -165,14 +174,6 @@ def _prepare(run: QeRun, deadline: float | None) -> list[str]:
         return []  # an input f90nml can't edit can still be run
     return [f"{line} (empty bands show whether it is a metal)" if line.startswith("nbnd") else line
             for line in changes]
-
-
-def _forget_restart(run: QeRun, given: QeInput) -> None:
-    """Put back what made a run go on: the user's next one with this input is another run."""
-    group, key, fresh = (("inputph", "recover", False) if "inputph" in given.namelists
-                         else ("control", "restart_mode", "from_scratch"))
-    with suppress(InputError):  # one that can't be edited was not edited before either
-        edit_input(run.input_path, {group: {key: given.get(group, key, fresh)}})
 
 
 def _read(folder: Path, step: Step) -> QeInput | None:

@@ -49,7 +49,7 @@ class LammpsJob(CodeJob):
         self.active_file = str(Path(input_file).with_name(PREFIX + Path(input_file).name))
         super().__init__(command, stdout=stdout, stderr=stderr, environment=environment,
                          stale=(log,) if log != "none" else (), stdin=stdin,
-                         inputs=(input_file, self.active_file), stop_file=ASK_FILE)
+                         inputs=(input_file, self.active_file))
         self.log = log
         self.input_file = input_file
         self.own_command = list(command)
@@ -77,6 +77,7 @@ class LammpsJob(CodeJob):
         folder = Path(directory)
         with suppress(OSError):
             (folder / STOP_FILE).unlink(missing_ok=True)
+        self.stop_file = ASK_FILE if ASK_FILE in self.script.text() else None
         self.command = self._command(folder)
         return super().run(directory)
 

@@ -111,7 +111,7 @@ def test_killed_owner_leaves_no_orphan_and_no_success(inputs, number):
 
 
 @needs_pw
-@pytest.mark.parametrize("victim", ["pw.x", "owner", "owner and its scratch"])
+@pytest.mark.parametrize("victim", ["pw.x", "owner", "owner asked", "owner and its scratch"])
 def test_killed_relaxation_goes_on_from_its_last_step(inputs, unfailed, victim):
     text = inputs.silicon(calculation="relax", ecut="16.0", conv="1.0d-9", more="&IONS\n/\n",
                           control="forc_conv_thr = 1e-4",
@@ -120,11 +120,12 @@ def test_killed_relaxation_goes_on_from_its_last_step(inputs, unfailed, victim):
                           system="nosym = .true., noinv = .true.").read_text()
     whole = energies(unfailed(text).read_text())
     folder = inputs.folder
-    process = started(folder, ["pw.x", "-in", "pw.in"], until=lambda said: len(energies(said)) > 1)
+    process = started(folder, ["pw.x", "-in", "pw.in"], until=lambda said: (
+        len(energies(said)) > 1 and "iteration #" in said.rsplit("\n!", 1)[-1]))
     if victim == "pw.x":
         os.kill(processes(folder, "pw.x")[0], signal.SIGKILL)
     else:
-        os.kill(process.pid, signal.SIGKILL)
+        os.kill(process.pid, signal.SIGTERM if victim == "owner asked" else signal.SIGKILL)
         process.wait(30)
         wait_until(lambda: not processes(folder))
         if victim == "owner and its scratch":
@@ -141,9 +142,11 @@ def test_killed_relaxation_goes_on_from_its_last_step(inputs, unfailed, victim):
     else:
         # A step cut off before the ions were moved is done again, no other one.
         assert len(whole) <= len(before) + len(after) <= len(whole) + 1
-        going_on = "restart_mode = 'restart'" in (folder / "pw.in").read_text()
-        assert going_on == (victim == "pw.x")  # what an earlier launch left is not the input's
+        # What an earlier launch left is no part of the input.
+        assert ((folder / "pw.in").read_text() == text) == (victim != "pw.x")
         assert changes == ([["restart_mode: (default) -> restart"]] if victim == "pw.x" else [])
+    assert ("user request" in _text(folder / "attempt_1/pw.out")) == (victim == "owner asked")
+    assert not list(folder.rglob("*.EXIT"))
 
 
 @needs_pw
