@@ -74,7 +74,10 @@ def _installed(program: str) -> bool:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With ``--dist loadgroup`` let one worker run all tests of a costly fixture."""
+    """With ``--dist loadgroup`` let one worker run all tests of a costly fixture.
+
+    Their names then end with ``@slurm`` or the like; without it they can be run alone.
+    """
     for item in items:
         used = getattr(item, "fixturenames", ())
         if name := next((name for name in SHARED if name in used), None):
