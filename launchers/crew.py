@@ -319,7 +319,7 @@ class Crew:
         spool = read_spool(Path(job.folder), job.launch_id, self.pad.name)
         if spool is not None:
             job.spooled = True
-            self._conclude(spooled_end(job, spool))
+            self._weigh(*spooled_end(job, spool, self.policy, self.intake.host))
             return
         self._weigh(*silent_end(job, code, self.policy, self.intake.host))
 

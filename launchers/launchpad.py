@@ -1,8 +1,8 @@
-"""The project's LaunchPad: OrionLaunchPad with a name, submissions by key, limits for reruns."""
+"""The project's LaunchPad: OrionLaunchPad with a name, and submissions by key."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pymongo import ASCENDING, DESCENDING
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 LAUNCHPAD_FILE = "my_launchpad.yaml"
 # In a workflow whose roots are not READY yet; gone once its submission is complete.
 SUBMITTING = "submitting"
-Count = Literal["lost", "continued", "stopped"]
-# A month of computing in allocations of half a day, with three reruns.
-_CONTINUED_FACTOR = 20
 
 
 class ProjectLaunchPad(OrionLaunchPad):
@@ -124,37 +121,6 @@ class ProjectLaunchPad(OrionLaunchPad):
     def _finish_submission(self, roots: list[int]) -> None:
         adding.set_free(self, roots)
         self.workflows.update_one({"nodes": roots[0]}, {"$unset": {SUBMITTING: ""}})
-
-    # ----------------------------------------------------------------- putting a job back
-
-    def put_back_in_folder(self, fw_id: int, launch_id: int, folder: str, reason: str, *,
-                           counts: Count, most: int) -> bool:
-        """Make a firework READY again, to go on in its old folder, unless it did too often.
-
-        Parameters
-        ----------
-        folder
-            Where it ran.
-        counts
-            What this is: ``lost`` (nothing was gained; at most ``most`` times), ``continued``
-            (it got further and stopped by its clock; twenty times as often), or ``stopped`` from
-            outside (as often as people like).
-        most
-            Limit for ``lost``.
-        """
-        doc = self.fireworks.find_one(
-            {"fw_id": fw_id}, {"spec._reruns": 1, "spec._continued": 1, "spec._launch_dir": 1})
-        if doc is None:
-            return False
-        # A kill between claim and chdir leaves the new, empty folder in the launch.
-        spec: dict[str, Any] = {"_launch_dir": doc["spec"].get("_launch_dir") or folder}
-        for kind, name, limit in (("lost", "_reruns", most), ("continued", "_continued",
-                                                              _CONTINUED_FACTOR * most)):
-            if counts == kind:
-                spec[name] = int(doc["spec"].get(name) or 0) + 1
-                if spec[name] > limit:
-                    return False
-        return self.put_back(fw_id, launch_id, reason, spec=spec)
 
 
 def open_launchpad(project: Path, *, timeout: float = 10.0,

@@ -16,7 +16,7 @@ from fireworks.core.launchpad import LockedWorkflowError
 
 from orionflow.errors import LaunchError
 from orionflow.launchers.ahead import AHEAD, UNSTARTED, unstarted
-from orionflow.launchers.cancel import CANCEL_FIELD, CancelRequest, settle
+from orionflow.launchers.cancel import CANCEL_FIELD, CancelRequest, put_back, settle
 from orionflow.launchers.deaths import LIKELY, Death, Deaths, launches_of
 from orionflow.launchers.identity import ENV_KEY, LauncherIdentity
 from orionflow.launchers.jobs import blame_surroundings, failed_action
@@ -296,12 +296,13 @@ class _Recovery:
         if spool:  # it failed by itself, before its launcher died
             info, action = FailureInfo.from_dict(spool["failure"]), spool["action"]
         decision = decide(info, fw.get("spec") or {}, self.policy)
-        if decision.put_back:
-            if self.dry_run or self.pad.put_back(fw_id, launch_id, f"{why}; {decision.reason}",
-                                                 spec=decision.spec):
-                yield Step("put back", [fw_id], why)
-            return
         message = f"{why}; {decision.reason}"
+        if decision.put_back:
+            state = "READY" if self.dry_run else put_back(
+                self.pad, fw_id, launch_id, message, folder=folder, spec=decision.spec)[0]
+            if state:  # another one: somebody has cancelled it in this moment
+                yield Step("put back" if state == "READY" else "cancelled", [fw_id], why)
+            return
         if not spool:
             action = failed_action(message)
         if info.kind not in {FailureClass.USER, FailureClass.UNKNOWN}:

@@ -45,11 +45,15 @@ def told_end(job: ClaimedJob, message: dict[str, Any], policy: RetryPolicy, host
     return _failure(job, info, message["action"], policy, host, stopped=bool(told.get("stopped")))
 
 
-def spooled_end(job: ClaimedJob, spool: dict[str, Any]) -> Result:
-    """Return the result that a job left in its folder before its process died."""
-    if spool["state"] == "COMPLETED":
-        return Result(job, "COMPLETED", "", spool["action"])
-    return Result(job, "FIZZLED", "", spool["action"])
+def spooled_end(job: ClaimedJob, spool: dict[str, Any], policy: RetryPolicy, host: str
+                ) -> tuple[Result, FailureInfo | None]:
+    """Return what becomes of a job whose word lay in its folder when its process died.
+
+    It is the one it would have said: see `told_end`.
+    """
+    if spool["state"] == "COMPLETED" or spool.get("failure"):
+        return told_end(job, {"folder": job.folder, **spool}, policy, host)
+    return Result(job, "FIZZLED", "", spool["action"]), None
 
 
 def silent_end(job: ClaimedJob, code: int | None, policy: RetryPolicy, host: str

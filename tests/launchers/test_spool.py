@@ -15,7 +15,11 @@ from fireworks import FWAction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orionflow.launchers.jobs import ClaimedJob
+from orionflow.launchers.packing import Need
+from orionflow.launchers.retry import RetryPolicy
 from orionflow.launchers.rocket import SPOOL_FILE, read_spool, write_spool
+from orionflow.launchers.verdicts import spooled_end
 from orionflow.launchers.wire import Channel, pair
 
 NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8)
@@ -83,3 +87,17 @@ def test_results_of_earlier_versions_are_found_and_damaged_ones_are_none(tmp_pat
     for damaged in (b"", b"\x05\0\0", b"\xff" * 40, json.dumps(old).encode()):
         (tmp_path / SPOOL_FILE).write_bytes(damaged)
         assert read_spool(tmp_path, 3, "d") == old
+
+
+@pytest.mark.parametrize(("kind", "state"), [("infrastructure", "READY"), ("user", "FIZZLED")])
+def test_a_failure_that_lay_in_the_folder_is_decided_as_if_told(kind: str, state: str,
+                                                                tmp_path: Path) -> None:
+    job = ClaimedJob(1, 3, "relax", str(tmp_path), {"spec": {}}, {}, Need(1))
+    write_spool(tmp_path, FWAction().to_dict(), launch_id=3, fw_id=1, state="FIZZLED",
+                database="d", failure={"kind": kind, "reason": "killed"})
+    found = read_spool(tmp_path, 3, "d")
+    assert found is not None
+    result, info = spooled_end(job, found, RetryPolicy(), "here")
+    assert result.state == state
+    assert info is not None
+    assert info.kind == kind
