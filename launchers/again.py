@@ -171,7 +171,8 @@ def _housed(pad: Any, fw_ids: Iterable[int]) -> set[int]:
 
 
 def _uuids(fw: dict[str, Any]) -> list[str]:
-    return [task["job"]["uuid"] for task in fw["spec"].get("_tasks", ()) if "job" in task]
+    jobs = [task.get("job") for task in fw["spec"].get("_tasks") or () if isinstance(task, dict)]
+    return [job["uuid"] for job in jobs if isinstance(job, dict) and "uuid" in job]
 
 
 def _tell(pad: Any, fw_id: int, state: str, whole: str | None) -> None:

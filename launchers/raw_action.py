@@ -27,9 +27,21 @@ def read_action(data: dict[str, Any] | None) -> FWAction | None:
     ----------
     data
         Plain values; None for no action.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        They are no action: made by a job's own code.
     """
     if data is None:
         return None
+    try:
+        return _action(data)
+    except AttributeError as error:
+        raise ValueError(f"no action: {error}") from error
+
+
+def _action(data: dict[str, Any]) -> FWAction:
     return FWAction(
         data["stored_data"], data["exit"], data["update_spec"], data["mod_spec"],
         [_workflow(w) for w in data["additions"]], [_workflow(w) for w in data["detours"]],

@@ -168,15 +168,14 @@ class StatusReader:
         found = []
         for launch in launches:
             fw = fws.get(launch["fw_id"])
-            if fw is None or launch["launch_id"] not in fw["launches"]:
+            if fw is None or launch["launch_id"] not in _list(fw.get("launches")):
                 continue
-            began = as_time(launch.get("time_start") or launch["state_history"][0]["created_on"])
-            asked = (fw.get("spec") or {}).get("resources")
-            asked = asked if isinstance(asked, dict) else {}
+            asked = _dict(_dict(fw.get("spec")).get("resources"))
+            folder = str(launch.get("launch_dir") or "")
             found.append(JobStatus(
-                fw["fw_id"], fw["name"], _int(asked.get("ranks")) * _int(asked.get("threads")),
-                (datetime.now(UTC) - began).total_seconds() if began else 0.0,
-                launch["launch_dir"], _line(launch["launch_dir"], ""), launch.get("host") or ""))
+                fw["fw_id"], str(fw.get("name") or ""),
+                _int(asked.get("ranks")) * _int(asked.get("threads")), _since(launch), folder,
+                _line(folder, ""), str(launch.get("host") or "")))
         return found
 
     def _ask_slurm(self) -> None:
@@ -201,8 +200,7 @@ class StatusReader:
         idle = f"no launcher runs, {ready} job(s) are READY: "
         told = (
             (any(i.state == "dead" for i in status.launchers),
-             "a launcher has died: `orionflow recover` puts its jobs back (running launchers and "
-             "cron do it, too)"),
+             "a launcher has died: `orionflow recover`, cron or another one puts its jobs back"),
             (bool(status.launchers or status.elsewhere), ""),
             (sum((status.allocations or {}).values()) > 0,
              "the allocations wait for Slurm: `squeue --me --start` tells how long"),
@@ -254,6 +252,24 @@ def _line(folder: Any, told: Any) -> str:
         if seen:
             return seen
     return str(told or "")
+
+
+def _since(launch: dict[str, Any]) -> float:
+    """Return the seconds since a launch began; 0 where it does not tell."""
+    first = next(iter(_list(launch.get("state_history"))), None)
+    try:
+        began = as_time(launch.get("time_start") or _dict(first).get("created_on"))
+    except ValueError:  # a date of another tool
+        began = None
+    return (datetime.now(UTC) - began).total_seconds() if began else 0.0
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _int(value: Any) -> int:

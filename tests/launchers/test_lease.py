@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -75,10 +75,14 @@ def test_processes_are_held_while_the_lease_is_over(wait_until):
         parent.communicate()
 
 
-def test_own_database_on_this_host_needs_no_hold(tmp_path):
+def test_slurms_word_or_the_own_database_on_this_host_need_no_hold(tmp_path):
     me, there = LauncherIdentity.of_this_process(), ("127.0.0.1", 27017)
     scheduler = Scheduler(tmp_path)
     assert not safe_without_database(tmp_path, there, me, scheduler)
+    inside = replace(me, slurm_job_id="7")
+    for fate, safe in ((Fate.ALIVE, True), (Fate.UNKNOWN, False), (Fate.OVER, False)):
+        slurm = Told(None, (fate, ""))
+        assert safe_without_database(tmp_path, there, inside, slurm) is safe
     file = tmp_path / ".orionflow" / "mongo" / "server.json"
     file.parent.mkdir(parents=True)
     server = ProcessIdentity.of(os.getpid()).to_dict()

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from orionflow.launchers.jobs import ClaimedJob
 from orionflow.launchers.packing import Need
+from orionflow.launchers.raw_action import read_action
 from orionflow.launchers.retry import RetryPolicy
 from orionflow.launchers.rocket import SPOOL_FILE, read_spool, write_spool
 from orionflow.launchers.verdicts import spooled_end
@@ -101,3 +102,12 @@ def test_a_failure_that_lay_in_the_folder_is_decided_as_if_told(kind: str, state
     assert result.state == state
     assert info is not None
     assert info.kind == kind
+
+
+@pytest.mark.parametrize("data", [
+    [], 7, "x", {}, {**FWAction().to_dict(), "additions": [5]},
+    {**FWAction().to_dict(), "detours": [{"fws": [{"spec": 3}], "links": {}, "metadata": {}}]},
+    {**FWAction().to_dict(), "additions": [{"fws": [], "links": [3], "metadata": {}}]}])
+def test_what_is_no_action_is_refused_with_few_errors(data: Any) -> None:
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        read_action(data)

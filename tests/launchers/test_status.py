@@ -80,3 +80,9 @@ def test_top_without_launcher_says_what_to_do(project: Path, pad: Any) -> None:
     status = reader.read()
     assert [(j.fw_id, j.name, j.host) for j in status.elsewhere] == [(fw.fw_id, "later", "node9")]
     assert not status.hint
+    # As no FireWorks writes them.
+    pad.launches.update_one({"fw_id": fw.fw_id}, {
+        "$set": {"state_history": 3, "time_start": "long ago"}, "$unset": {"launch_dir": ""}})
+    pad.fireworks.update_one({"fw_id": fw.fw_id}, {"$set": {"spec": [1]}, "$unset": {"name": ""}})
+    (job,) = StatusReader(project, pad).read().elsewhere
+    assert (job.fw_id, job.name, job.seconds) == (fw.fw_id, "", 0.0)
