@@ -1,17 +1,17 @@
 """The Gaussian process behind the Bayesian proposer.
 
-Model: scikit-learn's GaussianProcessRegressor with a Matérn-5/2 kernel and one length scale a
-feature. Its own fit maximises the likelihood alone, which with 10 points in 6 dimensions finds
-nonsense with certainty; here the most probable parameters under a prior are taken. No prior is
-right everywhere, so two are used side by side, one for smooth and one for rough functions, and
-their expected improvements averaged: a model that is wrong and certain is outvoted.
+A Matérn-5/2 kernel with one length scale a feature, and a constant mean. The kernel is
+scikit-learn's; its regressor is not used, because it maximises the likelihood alone, which with 10
+points in 6 dimensions finds nonsense with certainty, and knows no mean but zero. Here the most
+probable parameters under a prior are taken, and of several explanations the one with short length
+scales, near which the fit begins: a model that claims to know little is put right by the next
+result, one that is wrong and certain leaves a search stranded.
 """
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,61 +19,19 @@ from scipy.linalg import cho_solve, solve_triangular
 from scipy.special import erfc, erfcx
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
     FloatArray = NDArray[np.float64]
 
+# Gamma distributions (shape, rate) of signal variance and length scales: B. J. Shields et al.,
+# Nature 590, 89 (2021), doi:10.1038/s41586-021-03213-y. Log-normal: that of the noise's variance.
+_SIGNAL, _LENGTH = (5.0, 0.5), (1.2, 1.1)
 _NOISE_MEAN, _NOISE_SIGMA = -10.0, 3.0
-
-
-@dataclass(frozen=True)
-class Prior:
-    """What is thought likely of signal variance and length scales before anything is seen.
-
-    Attributes
-    ----------
-    signal
-        Median of the signal variance, standardised losses; its logarithm is normal.
-    signal_sigma
-        Standard deviation of that logarithm.
-    shape, rate
-        Of the gamma distribution of length scales; a log-normal one when None.
-    """
-
-    signal: float
-    signal_sigma: float
-    shape: float | None = None
-    rate: float = 0.0
-
-    def penalty(self, theta: FloatArray) -> tuple[float, FloatArray]:
-        """Return minus the logarithm of the density and its gradient.
-
-        ``theta`` holds the logarithms of signal variance, length scales and noise variance.
-        """
-        gradient = np.zeros_like(theta)
-        apart = (theta[0] - np.log(self.signal)) / self.signal_sigma
-        noise = (theta[-1] - _NOISE_MEAN) / _NOISE_SIGMA
-        value = 0.5 * apart**2 + 0.5 * noise**2
-        gradient[0], gradient[-1] = apart / self.signal_sigma, noise / _NOISE_SIGMA
-        logs = theta[1:-1]
-        if self.shape is not None:
-            value += float(np.sum(self.rate * np.exp(logs) - (self.shape - 1) * logs))
-            gradient[1:-1] = self.rate * np.exp(logs) - (self.shape - 1)
-        else:
-            # Wider with the square root of the dimension: C. Hvarfner, E. O. Hellsten, L. Nardi,
-            # arXiv:2402.02229 (2024). The mode is that in the length, not in its logarithm.
-            sigma = np.sqrt(3.0)
-            apart_l = (logs - np.sqrt(2.0) - 0.5 * np.log(len(logs))) / sigma
-            value += 0.5 * float(apart_l @ apart_l) + float(logs.sum())
-            gradient[1:-1] = apart_l / sigma + 1
-        return float(value), gradient
-
-
-SMOOTH = Prior(signal=1.0, signal_sigma=1.0)
-ROUGH = Prior(signal=6.0, signal_sigma=0.5, shape=1.2, rate=1.1)
-PRIORS = (SMOOTH, ROUGH)
+_BEGIN = (8.0, 0.2, 1e-4)  # signal variance, length scales, noise variance
+_BOUNDS = ((0.01, 100.0), (0.01, 50.0), (1e-6, 10.0))
+_TINY = 1e-9
+_FLAT = 1e-6
+_IMPOSSIBLE = 1e10
 _FIT_POINTS = 150
 """Parameters are fitted on at most this many points; the cost grows with the cube."""
 
@@ -127,7 +85,7 @@ class Surrogate:
                           noise=self.noise, mean=self.mean, scale=self.scale)
 
 
-def fit(features: FloatArray, losses: FloatArray, seed: int, prior: Prior = SMOOTH) -> Surrogate:
+def fit(features: FloatArray, losses: FloatArray, seed: int) -> Surrogate:
     """Fit a Gaussian process.
 
     Parameters
@@ -137,30 +95,43 @@ def fit(features: FloatArray, losses: FloatArray, seed: int, prior: Prior = SMOO
     losses
         Shape (n,), to be minimised.
     seed
-        For the restarts of the optimiser.
-    prior
-        Of the kernel's parameters.
+        Of the choice of points the parameters are fitted on, where there are many.
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.gaussian_process import GaussianProcessRegressor
-    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+    from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
-    count = features.shape[1]
     mean, scale = float(np.mean(losses)), float(np.std(losses)) or 1.0
     standard = (losses - mean) / scale
-    kernel = (ConstantKernel(prior.signal, (0.05, 50.0))
-              * Matern(np.full(count, 0.5 * np.sqrt(count)), (0.02, 50.0), nu=2.5)
-              + WhiteKernel(1e-4, (1e-7, 0.5)))
     chosen = _subset(len(losses), standard, seed)
-    process = GaussianProcessRegressor(kernel, alpha=1e-9, optimizer=partial(_most_probable, prior),
-                                       n_restarts_optimizer=1, random_state=seed % 2**32)
+    theta = _most_probable(features[chosen], standard[chosen])
+    kernel = ConstantKernel(float(np.exp(theta[0]))) * Matern(np.exp(theta[1:-1]), nu=2.5)
+    model = _condition(features, standard, kernel=kernel, noise=float(np.exp(theta[-1])),
+                       mean=mean, scale=scale)
+    # The mean that generalised least squares give, now that the kernel is known.
+    ones: FloatArray = cho_solve((model.factor, True), np.ones(len(standard)))
+    offset = float(ones @ standard / ones.sum())
+    return replace(model, losses=standard - offset, weights=model.weights - offset * ones,
+                   mean=mean + offset * scale)
+
+
+def evened(losses: FloatArray) -> FloatArray:
+    """Return losses, shape (n,), bent so that they spread like a normal distribution.
+
+    The order stays. A Gaussian process thinks every function as hilly here as there; few results
+    far below all others (a narrow valley), or far above them, are nothing it expects. I.-K. Yeo,
+    R. A. Johnson, Biometrika 87, 954 (2000), doi:10.1093/biomet/87.4.954; for this use
+    A. I. Cowen-Rivers et al., J. Artif. Intell. Res. 74, 1269 (2022), doi:10.1613/jair.1.13643.
+    """
+    from sklearn.preprocessing import PowerTransformer
+
+    spread = float(np.std(losses))
+    if not spread > 0:
+        return losses
     with warnings.catch_warnings():
-        # A length scale at its bound is an answer: that feature does not matter.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        process.fit(features[chosen], standard[chosen])
-    fitted = process.kernel_
-    return _condition(features, standard, kernel=fitted.k1,
-                      noise=float(fitted.k2.noise_level), mean=mean, scale=scale)
+        warnings.simplefilter("ignore")  # of numbers too large on the way; looked at below
+        bent: FloatArray = PowerTransformer().fit_transform(
+            ((losses - losses.mean()) / spread)[:, None])[:, 0]
+    # Nearly equal ones may become equal, and a few points may be bent beyond all measure.
+    return bent if np.isfinite(bent).all() and np.std(bent) > _FLAT else losses
 
 
 def log_expected_improvement(mean: FloatArray, sigma: FloatArray, best: float) -> FloatArray:
@@ -183,31 +154,78 @@ def log_expected_improvement(mean: FloatArray, sigma: FloatArray, best: float) -
 
 def _condition(features: FloatArray, losses: FloatArray, *, kernel: Any, noise: float,
                mean: float, scale: float) -> Surrogate:
-    matrix = kernel(features)
-    jitter = max(noise, 1e-8)
+    matrix: FloatArray = kernel(features)
     while True:
         try:
-            factor = np.linalg.cholesky(matrix + jitter * np.eye(len(matrix)))
+            factor = np.asarray(np.linalg.cholesky(_covariance(matrix, noise)), dtype=np.float64)
             break
         except np.linalg.LinAlgError:
-            jitter *= 10
+            noise *= 10
     weights = cho_solve((factor, True), losses)
     return Surrogate(features, losses, kernel, noise, mean, scale, factor, weights)
 
 
-def _most_probable(prior: Prior, objective: Callable[..., tuple[float, FloatArray]],
-                   start: FloatArray, bounds: FloatArray) -> tuple[FloatArray, float]:
-    """Maximise likelihood times prior; scikit-learn hands over minus the log likelihood."""
+def _covariance(matrix: FloatArray, noise: float) -> FloatArray:
+    total: FloatArray = matrix + (noise + _TINY) * np.eye(len(matrix))
+    return total
+
+
+def _most_probable(features: FloatArray, losses: FloatArray) -> FloatArray:
+    """Return the logarithms of signal variance, length scales and noise variance, shape (f + 2,).
+
+    They maximise the likelihood, with the constant mean that goes with them, times the prior.
+    """
     from scipy.optimize import minimize
 
-    def penalised(theta: FloatArray) -> tuple[float, FloatArray]:
-        value, gradient = objective(theta, eval_gradient=True)
-        more, slope = prior.penalty(theta)
-        return value + more, gradient + slope
+    squares = (features[:, None, :] - features[None, :, :])**2
+    begin, bounds = ([one, *[each] * features.shape[1], other] for one, each, other in
+                     (_BEGIN, _BOUNDS))
+    found = minimize(lambda theta: _improbability(theta, squares, losses), np.log(begin), jac=True,
+                     bounds=np.log(bounds), method="L-BFGS-B", options={"maxiter": 100})
+    best: FloatArray = found.x
+    return best
 
-    found = minimize(penalised, start, jac=True, bounds=bounds, method="L-BFGS-B",
-                     options={"maxiter": 60})
-    return found.x, float(found.fun)
+
+def _improbability(theta: FloatArray, squares: FloatArray, losses: FloatArray
+                   ) -> tuple[float, FloatArray]:
+    """Return minus the logarithm of likelihood times prior, and its gradient.
+
+    ``squares`` are squared differences of features, shape (n, n, f). For the derivatives see
+    C. E. Rasmussen, C. K. I. Williams, Gaussian Processes for Machine Learning, MIT Press (2006),
+    equation 5.9.
+    """
+    inverse_squares, noise = np.exp(-2 * theta[1:-1]), float(np.exp(theta[-1]))
+    distance = np.sqrt(5 * (squares @ inverse_squares))
+    decay = np.exp(theta[0] - distance)
+    signal = (1 + distance + distance**2 / 3) * decay
+    try:
+        factor = np.linalg.cholesky(_covariance(signal, noise))
+    except np.linalg.LinAlgError:
+        return _IMPOSSIBLE, np.zeros_like(theta)
+    inverse = cho_solve((factor, True), np.eye(len(losses)))
+    weights = inverse.sum(axis=0)
+    left = losses - weights @ losses / weights.sum()
+    solved = inverse @ left
+    value = 0.5 * float(left @ solved) + float(np.log(np.diag(factor)).sum())
+    slope = 0.5 * (inverse - np.outer(solved, solved))  # by each element of the covariance
+    lengths = np.einsum("ij,ijk->k", slope * (5 / 3) * (1 + distance) * decay, squares)
+    gradient = np.array([np.sum(slope * signal), *(lengths * inverse_squares),
+                         noise * np.trace(slope)])
+    more, steeper = penalty(theta)
+    return value + more, gradient + steeper
+
+
+def penalty(theta: FloatArray) -> tuple[float, FloatArray]:
+    """Return minus the logarithm of the prior's density and its gradient.
+
+    ``theta`` holds the logarithms of signal variance, length scales and noise variance.
+    """
+    shape = np.array([_SIGNAL[0], *[_LENGTH[0]] * (len(theta) - 2)])
+    rate = np.array([_SIGNAL[1], *[_LENGTH[1]] * (len(theta) - 2)])
+    apart = (theta[-1] - _NOISE_MEAN) / _NOISE_SIGMA
+    sizes = rate * np.exp(theta[:-1])
+    value = float(np.sum(sizes - (shape - 1) * theta[:-1])) + 0.5 * apart**2
+    return value, np.append(sizes - (shape - 1), apart / _NOISE_SIGMA)
 
 
 def _subset(count: int, losses: FloatArray, seed: int) -> NDArray[np.int64]:

@@ -6,8 +6,9 @@ import sys
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from orionflow.agents.proposers import Trial, get_proposer, proposer_names
+from orionflow.agents.proposers import Trial, get_proposer, proposer_names, surrogate
 from orionflow.agents.proposers.bayesian import initial_points
 from orionflow.agents.proposers.surrogate import fit, log_expected_improvement
 from orionflow.agents.space import Space, hash_point
@@ -232,10 +233,13 @@ def test_constant_losses_still_give_new_points(mixed):
     assert len(get_proposer("bayesian")(mixed, rows, [], 3, 0)) == 3
 
 
-def test_initial_design_counts_pending_points():
+def test_first_points_are_even_and_pending_ones_count_among_them():
     function = FUNCTIONS["hartmann6"]
     first = get_proposer("bayesian")(function.space, [], [], initial_points(function.space), 1)
     assert first == get_proposer("sobol")(function.space, [], [], len(first), 1)
+    rows = [Trial(p, function(p)) for p in first[:-1]]
+    then = get_proposer("bayesian")(function.space, rows, [first[-1]], 1, 1)
+    assert then != get_proposer("sobol")(function.space, rows, [first[-1]], 1, 1)
 
 
 # ---------------------------------------------------------------------------- the model
@@ -265,13 +269,32 @@ def test_model_interpolates_smooth_data_and_knows_where_it_does_not_know():
     assert sigma[1] > 10 * sigma[0]
 
 
+def test_gradient_of_the_fit_is_that_of_its_value():
+    rng = np.random.default_rng(3)
+    x, y = rng.random((9, 3)), rng.normal(size=9)
+    squares, theta = (x[:, None] - x[None])**2, np.log([3.0, 0.3, 0.9, 2.0, 0.01])
+    slope = surrogate._improbability(theta, squares, y)[1]
+    for i, step in enumerate(1e-5 * np.eye(5)):
+        up, down = (surrogate._improbability(theta + s, squares, y)[0] for s in (step, -step))
+        assert slope[i] == pytest.approx((up - down) / 2e-5, rel=1e-5)
+
+
+def test_evened_losses_keep_their_order_and_lose_their_tail():
+    narrow = -np.exp(-np.linspace(0.5, 3, 40)**2)  # a few deep ones, the rest near nothing
+    for losses in (narrow, -narrow, narrow + 1e6, 1e-3 * narrow):
+        found = surrogate.evened(losses)
+        assert (np.argsort(found, kind="stable") == np.argsort(losses, kind="stable")).all()
+        assert abs(stats.skew(found)) < abs(stats.skew(losses)) / 2
+    assert (surrogate.evened(np.ones(5)) == 1).all()
+
+
 def test_model_is_scikit_learn_s_own_prediction():
     from sklearn.gaussian_process import GaussianProcessRegressor
 
     rng = np.random.default_rng(2)
     x, y = rng.random((20, 3)), rng.random(20)
     model = fit(x, y, 0)
-    reference = GaussianProcessRegressor(model.kernel, alpha=max(model.noise, 1e-8),
+    reference = GaussianProcessRegressor(model.kernel, alpha=model.noise,
                                          optimizer=None).fit(x, model.losses)
     where = rng.random((50, 3))
     mean, sigma = reference.predict(where, return_std=True)
