@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
+    from orionflow.launchers.crew import Crew
     from orionflow.launchers.launchpad import ProjectLaunchPad
 
 log = get_logger(__name__)
@@ -149,10 +150,11 @@ class Launcher:
                     log.info("recovered: %s", step.describe())
                 crew = Crew(self, pool, lease, signals)
                 try:
-                    pool.preload(crew.intake.modules())
-                    pool.wait_ready()
-                    with Patrol(self.project):
-                        crew.work()
+                    if self._has_work(crew):
+                        pool.preload(crew.intake.modules())
+                        pool.wait_ready()
+                        with Patrol(self.project):
+                            crew.work()
                 finally:
                     pool.close()
                     crew.end()
@@ -196,6 +198,13 @@ class Launcher:
             self.project, address, owner, Scheduler(self.project)), LEASE)
 
     # ------------------------------------------------------------------------ helpers
+
+    def _has_work(self, crew: Crew) -> bool:
+        """Whether there is something to begin with, or to wait for."""
+        if self.options.patience or self.options.fw_id is not None or crew.intake.ready_left():
+            return True
+        self.report.ended = "no READY job left"
+        return False
 
     def _export(self, token: str) -> None:
         """Set the variables by which jobs find the project, and jobflow its store."""

@@ -179,6 +179,8 @@ class WorkerPool:
             self._control.close()
             self._control = None
         if self._zygote is not None:
+            if not self._count:  # it has no workers to end, and may be in the midst of its imports
+                self._zygote.kill()
             try:
                 self._zygote.wait(30.0)
             except subprocess.TimeoutExpired:

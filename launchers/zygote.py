@@ -29,8 +29,10 @@ from orionflow.launchers.process_tree import (
 )
 
 # Imported for all jobs. What else the waiting ones need, the launcher names.
-NEEDED = ("fireworks.core.rocket", "jobflow.managers.fireworks", "custodian.custodian",
-          "orionflow.launchers.worker", "orionflow.launchers.qe", "orionflow.launchers.lammps")
+NEEDED = ("fireworks.core.rocket", "jobflow.managers.fireworks", "orionflow.launchers.worker")
+# Our recipes run codes.
+RECIPES = "orionflow.workflows."
+CODES = ("custodian.custodian", "orionflow.launchers.qe", "orionflow.launchers.lammps")
 # Recipes import these while they run.
 LATER = ("pymatgen.io.ase", "pymatgen.symmetry.analyzer", "pymatgen.entries.computed_entries",
          "ase.build", "f90nml")
@@ -181,7 +183,8 @@ class Zygote:
 def preload(names: list[str]) -> None:
     """Import modules for all workers to come; one that can't be imported fails in its job."""
     safe = [name for name in names if name.split(".", 1)[0] in SAFE]
-    for name in (*safe, *(LATER if safe else ())):
+    codes = CODES if any(name.startswith(RECIPES) for name in safe) else ()
+    for name in (*codes, *safe, *(LATER if safe else ())):
         with contextlib.suppress(Exception):
             importlib.import_module(name)
     gc.collect()
