@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 SHORTEST = 5.0
 LONG = 20_000
 _MOST = 10
-# Looks for the file by which it is asked to stop, in the longest run of a script.
-_LOOKS = 10_000
+# Looks for the file by which it is asked to stop, in the longest run of a script: each rank opens
+# it. Where the length of the runs is not known, steps between them.
+_LOOKS, _LOOK_UNKNOWN = 10_000, 100
 LAST_RESTART = "orionflow.last.restart"
 RESTARTS = ("orionflow.a.restart", "orionflow.b.restart")
 # write_restart moves atoms between ranks without their forces: what looks at forces comes first.
@@ -72,7 +73,8 @@ def instrument(script: Script, *, restarts: bool) -> None:
             (f'fix orionflow_danger all print {every} "${{orionflow_step}} ${{orionflow_danger}}" '
              f'file {DANGER_FILE} screen no title "# step, dangerous builds"')])
     if (restarts or own) and script.linear and script.runs():
-        script.insert(script.runs()[0], _asking(max(10, max(steps, default=0) // _LOOKS)))
+        looks = max(10, max(steps) // _LOOKS) if steps else _LOOK_UNKNOWN
+        script.insert(script.runs()[0], _asking(looks))
 
 
 def _asking(every: int) -> list[str]:
