@@ -3,7 +3,8 @@
 Those not here have their tests where the part is tested that survives them:
 
 1. launcher killed in a job: test_launcher.py ``killed_launcher_leaves_no_orphan``, and in Slurm
-   test_cron.py ``killed_launcher_in_slurm``;
+   test_cron.py ``killed_launcher_in_slurm``; found by the others, though nobody calls recover:
+   test_recovery.py ``looks_after_the_others``; by their silence alone: test_lease.py;
 2. SIGTERM, scancel, end of the walltime: test_launcher.py ``a_signal_puts_the_job_back``,
    ``the_end_of_the_time``, test_cron.py ``scancel_puts_the_job_back``;
 3. killed between claim and launch, 4. killed inside the workflow's lock: pad/test_killed.py and
@@ -43,7 +44,7 @@ from orionflow.launchers.project import LAUNCHPAD_FILE, init_project, project_en
 from orionflow.launchers.recovery import recover
 from orionflow.launchers.scheduler import Scheduler
 from orionflow.launchers.services.mongod import Mongod
-from orionflow.launchers.services.processes import port_taken, wait_for
+from orionflow.launchers.services.processes import ProcessIdentity, port_taken, wait_for
 from orionflow.workflows.compile import submit
 from orionflow.workflows.registry import get_recipe
 
@@ -68,7 +69,7 @@ def completed(pad, fw_id):
 
 
 def test_frozen_launcher_that_wakes_after_its_job_was_given_away_stops_it(project, pad, marks,
-                                                                          wait_until):
+                                                                          wait_until, request):
     (marks / "seconds").write_text("600")
     pad.add_wf(Firework([Nap(folder=str(marks))], spec=SPEC))
     frozen = elsewhere([Path(sys.executable).with_name("orionflow"), "launch"],
@@ -77,6 +78,8 @@ def test_frozen_launcher_that_wakes_after_its_job_was_given_away_stops_it(projec
     first = int((marks / "sleep_pid").read_text())
     (marks / "sleep_pid").unlink()
     everybody = [frozen.pid, *descendants(frozen.pid)]
+    identities = [i for pid in everybody if (i := ProcessIdentity.of(pid)) is not None]
+    request.addfinalizer(lambda: [i.signal(signal.SIGKILL) for i in identities])
     for pid in everybody:
         os.kill(pid, signal.SIGSTOP)
     deaths = Deaths(Scheduler(project), pad, lost_after=3.0)
