@@ -110,6 +110,11 @@ class Pulse(threading.Thread):
         self.silent = False
         self._untracked: set[int] = set()
 
+    def start(self) -> None:
+        """Begin; nothing has been claimed yet, so the lease begins now."""
+        self.tether.heard(clock())
+        super().start()
+
     def run(self) -> None:
         """Beat."""
         beaten = float("-inf")

@@ -20,8 +20,9 @@ from plain_tasks import Nap
 
 from orionflow.launchers.deaths import Deaths
 from orionflow.launchers.identity import LauncherIdentity
-from orionflow.launchers.lease import Hold, clock, safe_without_database
+from orionflow.launchers.lease import Hold, Tether, clock, safe_without_database
 from orionflow.launchers.project import LAUNCHPAD_FILE
+from orionflow.launchers.pulse import Pulse
 from orionflow.launchers.recovery import recover
 from orionflow.launchers.scheduler import Scheduler
 from orionflow.launchers.services.processes import ProcessIdentity, write_private
@@ -93,6 +94,17 @@ def test_slurms_word_or_the_own_database_on_this_host_need_no_hold(tmp_path):
         assert safe_without_database(tmp_path, there, me, scheduler) is safe
 
 
+def test_lease_begins_before_the_first_job():
+    """MongoDB may go away between the first claim and the first heartbeat."""
+    until = []
+    pulse = Pulse(None, 0, Tether(until.append, seconds=40.0))
+    pulse.beat = lambda: None
+    began = clock()
+    pulse.start()
+    pulse.end({})
+    assert began + 40 <= until[0] <= clock() + 40
+
+
 @pytest.fixture
 def distant(project):
     """A launcher on another host, and what carries its messages to MongoDB."""
@@ -115,7 +127,7 @@ def distant(project):
     yield start, relay, near
     for process in (*started, relay):
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 @pytest.mark.needs_mongod
