@@ -5,7 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 PYTEST_ARGS ?=
-# Two at once: many tests wait for a daemon or a launcher. `make test WORKERS=0`: one by one.
+# Two at once, since many tests wait for a daemon or a launcher; neighbours stay in one process,
+# which starts their services once. `make test WORKERS=0` runs one after the other.
 WORKERS ?= 2
 
 .PHONY: help demo test check docs system clean
@@ -37,7 +38,7 @@ demo: system $(VENV)/.demo
 	$(BIN)/orionflow demo $(DEMO) $(DEMO_ARGS)
 
 test: system $(VENV)/.dev
-	ORIONFLOW_REQUIRE_ALL=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+	ORIONFLOW_REQUIRE_ALL=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 check: system $(VENV)/.dev
 	$(BIN)/ruff check .

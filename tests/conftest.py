@@ -48,8 +48,6 @@ if _REQUIRED:
 REQUIRE_ALL = bool(_REQUIRED)
 FAKES = Path(__file__).parent / "fakes"  # importable for the tests: `pythonpath` of pytest
 AWKWARD = "pro ject's"
-# Too costly for every worker of pytest-xdist to have its own; tests are marked with the first.
-SHARED = ("slurm", "finished_campaign", "unfailed", "wheel")
 # A runner in the background ignores Ctrl-C, and so would every process the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # For tests that call mpirun themselves: as root in containers, on cores other tests use too.
@@ -70,18 +68,6 @@ def _installed(program: str) -> bool:
     except ConfigError:
         return False
     return True
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With ``--dist loadgroup`` let one worker run all tests of a costly fixture.
-
-    Their names then end with ``@slurm`` or the like; without it they can be run alone.
-    """
-    for item in items:
-        used = getattr(item, "fixturenames", ())
-        if name := next((name for name in SHARED if name in used), None):
-            item.add_marker(pytest.mark.xdist_group(name))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
