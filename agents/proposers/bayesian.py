@@ -53,7 +53,8 @@ def propose(space: Space, rows: Sequence[Trial], pending: Sequence[Point], k: in
     points, their losses evened out; pending ones, and those just chosen for the batch, are
     believed to give what the model expects, so that a batch spreads. Failed points count as bad as
     the worst, and lower the chance that a point near them succeeds, which multiplies the
-    improvement. Parameters as in ``random.propose``.
+    improvement. Two models with different priors are asked, so that one which has fooled itself
+    does not leave the search stranded. Parameters as in ``random.propose``.
     """
     chosen: list[Point] = []
     start = initial_points(space) - len(rows) - len(pending)
@@ -81,21 +82,23 @@ def _by_model(space: Space, rows: Sequence[Trial], pending: list[Point], k: int,
     failed = space.features(space.encode([t.point for t in rows if t.loss is None]))
     # A failure has no value; but were the model told nothing, it would go there again and again.
     known = np.concatenate([losses, np.full(len(failed), losses.max())])
-    model = surrogate.fit(np.vstack([good, failed]), surrogate.evened(known), seed)
-    model = model.believe(space.features(space.encode(pending)))
+    known = surrogate.evened(known)
+    models = [surrogate.fit(np.vstack([good, failed]), known, seed, prior)
+              for prior in surrogate.PRIORS]
+    models = [m.believe(space.features(space.encode(pending))) for m in models]
     elite = unit[np.argsort(losses, kind="stable")[:_ELITE]]
     finite = space.candidates()
     seen = known_hashes(rows, pending)
     chosen: list[Point] = []
     for _ in range(k):
-        search = _Search(space, model, good, failed)
+        search = _Search(space, models, good, failed)
         point = (search.among([p for p in finite if hash_point(p) not in seen])
                  if finite is not None else search.anywhere(elite, seen, rng))
         if point is None:
             break
         chosen.append(point)
         seen.add(hash_point(point))
-        model = model.believe(space.features(space.encode([point])))
+        models = [m.believe(space.features(space.encode([point]))) for m in models]
     if len(chosen) < k and finite is None:
         chosen += uniform.propose(space, rows, [*pending, *chosen], k - len(chosen), seed)
     return chosen
@@ -104,9 +107,9 @@ def _by_model(space: Space, rows: Sequence[Trial], pending: list[Point], k: int,
 class _Search:
     """The maximum of the acquisition function over a space."""
 
-    def __init__(self, space: Space, model: Surrogate, good: FloatArray,
+    def __init__(self, space: Space, models: list[Surrogate], good: FloatArray,
                  failed: FloatArray) -> None:
-        self.space, self.model = space, model
+        self.space, self.models = space, models
         self.good, self.failed = good, failed
 
     def score(self, unit: FloatArray) -> FloatArray:
@@ -115,8 +118,10 @@ class _Search:
 
         features = self.space.features(unit)
         # The best includes what is believed: an improvement that is pending is none any more.
-        value = surrogate.log_expected_improvement(*self.model.predict(features),
-                                                   float(self.model.losses.min()))
+        beliefs = [(*m.predict(features), float(m.losses.min())) for m in self.models]
+        value: FloatArray = np.logaddexp.reduce([
+            surrogate.log_expected_improvement(mean, sigma, best)
+            for mean, sigma, best in beliefs])
         if len(self.failed):
             good, failed = (_closeness(features, known) for known in (self.good, self.failed))
             value = value + np.log((good + _HOPE) / (good + failed + _HOPE))

@@ -3,9 +3,9 @@
 A Matérn-5/2 kernel with one length scale a feature, and a constant mean. The kernel is
 scikit-learn's; its regressor is not used, because it maximises the likelihood alone, which with 10
 points in 6 dimensions finds nonsense with certainty, and knows no mean but zero. Here the most
-probable parameters under a prior are taken, and of several explanations the one with short length
-scales, near which the fit begins: a model that claims to know little is put right by the next
-result, one that is wrong and certain leaves a search stranded.
+probable parameters under a prior are taken, of several explanations the one near which the fit
+begins. No prior is right everywhere, so two are used side by side, one for hilly and one for smooth
+functions, and their expected improvements averaged: a model that is wrong and certain is outvoted.
 """
 
 from __future__ import annotations
@@ -23,17 +23,62 @@ if TYPE_CHECKING:
 
     FloatArray = NDArray[np.float64]
 
-# Gamma distributions (shape, rate) of signal variance and length scales: B. J. Shields et al.,
-# Nature 590, 89 (2021), doi:10.1038/s41586-021-03213-y. Log-normal: that of the noise's variance.
-_SIGNAL, _LENGTH = (5.0, 0.5), (1.2, 1.1)
-_NOISE_MEAN, _NOISE_SIGMA = -10.0, 3.0
-_BEGIN = (8.0, 0.2, 1e-4)  # signal variance, length scales, noise variance
+_NOISE_MEAN, _NOISE_SIGMA = -10.0, 3.0  # of the logarithm of the noise's variance: a normal one
 _BOUNDS = ((0.01, 100.0), (0.01, 50.0), (1e-6, 10.0))
 _TINY = 1e-9
 _FLAT = 1e-6
 _IMPOSSIBLE = 1e10
 _FIT_POINTS = 150
 """Parameters are fitted on at most this many points; the cost grows with the cube."""
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What is thought likely of the kernel's parameters before anything is seen.
+
+    Attributes
+    ----------
+    signal
+        Shape and rate of the gamma distribution of the signal's variance, standardised losses.
+    length
+        The same of each length scale; a log-normal distribution when None.
+    begin
+        Where the fit begins: signal's variance, length scales, noise's variance.
+    """
+
+    signal: tuple[float, float]
+    length: tuple[float, float] | None
+    begin: tuple[float, float, float]
+
+    def penalty(self, theta: FloatArray) -> tuple[float, FloatArray]:
+        """Return minus the logarithm of the density and its gradient.
+
+        ``theta`` holds the logarithms of signal variance, length scales and noise variance.
+        """
+        apart = (theta[-1] - _NOISE_MEAN) / _NOISE_SIGMA
+        one, first = _gamma(theta[:1], self.signal)
+        if self.length is not None:
+            other, middle = _gamma(theta[1:-1], self.length)
+        else:
+            # Wider with the square root of the dimension: C. Hvarfner, E. O. Hellsten, L. Nardi,
+            # arXiv:2402.02229 (2024). The mode is that in the length, not in its logarithm.
+            away = (theta[1:-1] - np.sqrt(2.0) - 0.5 * np.log(len(theta) - 2)) / np.sqrt(3.0)
+            other = 0.5 * float(away @ away) + float(theta[1:-1].sum())
+            middle = away / np.sqrt(3.0) + 1
+        return (one + other + 0.5 * apart**2,
+                np.concatenate([first, middle, [apart / _NOISE_SIGMA]]))
+
+
+def _gamma(logs: FloatArray, shape_rate: tuple[float, float]) -> tuple[float, FloatArray]:
+    shape, rate = shape_rate
+    sizes: FloatArray = rate * np.exp(logs)
+    return float(np.sum(sizes - (shape - 1) * logs)), sizes - (shape - 1)
+
+
+# B. J. Shields et al., Nature 590, 89 (2021), doi:10.1038/s41586-021-03213-y.
+HILLY = Prior(signal=(5.0, 0.5), length=(1.2, 1.1), begin=(8.0, 0.2, 1e-4))
+SMOOTH = Prior(signal=(1.5, 0.5), length=None, begin=(1.0, 1.2, 1e-4))
+PRIORS = (HILLY, SMOOTH)
 
 
 @dataclass(frozen=True)
@@ -85,7 +130,7 @@ class Surrogate:
                           noise=self.noise, mean=self.mean, scale=self.scale)
 
 
-def fit(features: FloatArray, losses: FloatArray, seed: int) -> Surrogate:
+def fit(features: FloatArray, losses: FloatArray, seed: int, prior: Prior = HILLY) -> Surrogate:
     """Fit a Gaussian process.
 
     Parameters
@@ -96,13 +141,15 @@ def fit(features: FloatArray, losses: FloatArray, seed: int) -> Surrogate:
         Shape (n,), to be minimised.
     seed
         Of the choice of points the parameters are fitted on, where there are many.
+    prior
+        Of the kernel's parameters.
     """
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
     mean, scale = float(np.mean(losses)), float(np.std(losses)) or 1.0
     standard = (losses - mean) / scale
     chosen = _subset(len(losses), standard, seed)
-    theta = _most_probable(features[chosen], standard[chosen])
+    theta = _most_probable(features[chosen], standard[chosen], prior)
     kernel = ConstantKernel(float(np.exp(theta[0]))) * Matern(np.exp(theta[1:-1]), nu=2.5)
     model = _condition(features, standard, kernel=kernel, noise=float(np.exp(theta[-1])),
                        mean=mean, scale=scale)
@@ -170,7 +217,7 @@ def _covariance(matrix: FloatArray, noise: float) -> FloatArray:
     return total
 
 
-def _most_probable(features: FloatArray, losses: FloatArray) -> FloatArray:
+def _most_probable(features: FloatArray, losses: FloatArray, prior: Prior) -> FloatArray:
     """Return the logarithms of signal variance, length scales and noise variance, shape (f + 2,).
 
     They maximise the likelihood, with the constant mean that goes with them, times the prior.
@@ -179,14 +226,14 @@ def _most_probable(features: FloatArray, losses: FloatArray) -> FloatArray:
 
     squares = (features[:, None, :] - features[None, :, :])**2
     begin, bounds = ([one, *[each] * features.shape[1], other] for one, each, other in
-                     (_BEGIN, _BOUNDS))
-    found = minimize(lambda theta: _improbability(theta, squares, losses), np.log(begin), jac=True,
-                     bounds=np.log(bounds), method="L-BFGS-B", options={"maxiter": 100})
+                     (prior.begin, _BOUNDS))
+    found = minimize(lambda theta: _improbability(theta, squares, losses, prior), np.log(begin),
+                     jac=True, bounds=np.log(bounds), method="L-BFGS-B", options={"maxiter": 100})
     best: FloatArray = found.x
     return best
 
 
-def _improbability(theta: FloatArray, squares: FloatArray, losses: FloatArray
+def _improbability(theta: FloatArray, squares: FloatArray, losses: FloatArray, prior: Prior
                    ) -> tuple[float, FloatArray]:
     """Return minus the logarithm of likelihood times prior, and its gradient.
 
@@ -211,21 +258,8 @@ def _improbability(theta: FloatArray, squares: FloatArray, losses: FloatArray
     lengths = np.einsum("ij,ijk->k", slope * (5 / 3) * (1 + distance) * decay, squares)
     gradient = np.array([np.sum(slope * signal), *(lengths * inverse_squares),
                          noise * np.trace(slope)])
-    more, steeper = penalty(theta)
+    more, steeper = prior.penalty(theta)
     return value + more, gradient + steeper
-
-
-def penalty(theta: FloatArray) -> tuple[float, FloatArray]:
-    """Return minus the logarithm of the prior's density and its gradient.
-
-    ``theta`` holds the logarithms of signal variance, length scales and noise variance.
-    """
-    shape = np.array([_SIGNAL[0], *[_LENGTH[0]] * (len(theta) - 2)])
-    rate = np.array([_SIGNAL[1], *[_LENGTH[1]] * (len(theta) - 2)])
-    apart = (theta[-1] - _NOISE_MEAN) / _NOISE_SIGMA
-    sizes = rate * np.exp(theta[:-1])
-    value = float(np.sum(sizes - (shape - 1) * theta[:-1])) + 0.5 * apart**2
-    return value, np.append(sizes - (shape - 1), apart / _NOISE_SIGMA)
 
 
 def _subset(count: int, losses: FloatArray, seed: int) -> NDArray[np.int64]:

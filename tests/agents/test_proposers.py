@@ -269,13 +269,15 @@ def test_model_interpolates_smooth_data_and_knows_where_it_does_not_know():
     assert sigma[1] > 10 * sigma[0]
 
 
-def test_gradient_of_the_fit_is_that_of_its_value():
+@pytest.mark.parametrize("prior", surrogate.PRIORS)
+def test_gradient_of_the_fit_is_that_of_its_value(prior):
     rng = np.random.default_rng(3)
     x, y = rng.random((9, 3)), rng.normal(size=9)
     squares, theta = (x[:, None] - x[None])**2, np.log([3.0, 0.3, 0.9, 2.0, 0.01])
-    slope = surrogate._improbability(theta, squares, y)[1]
+    slope = surrogate._improbability(theta, squares, y, prior)[1]
     for i, step in enumerate(1e-5 * np.eye(5)):
-        up, down = (surrogate._improbability(theta + s, squares, y)[0] for s in (step, -step))
+        up, down = (surrogate._improbability(theta + s, squares, y, prior)[0]
+                    for s in (step, -step))
         assert slope[i] == pytest.approx((up - down) / 2e-5, rel=1e-5)
 
 
