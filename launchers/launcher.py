@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 # Longest time one question to MongoDB may hold up the loop, s; what it does not take waits.
 _TIMEOUT = 5.0
+# A mongod that hangs is given up after so long, s; what it was told it may still do.
+_ANSWER = 20.0
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
@@ -142,7 +144,7 @@ class Launcher:
         crew: Crew | None = None
         try:
             with contextlib.redirect_stdout(sys.stderr):  # FireWorks' log keeps it for ever
-                self.pad = open_launchpad(self.project, timeout=_TIMEOUT)
+                self.pad = open_launchpad(self.project, timeout=_TIMEOUT, answer=_ANSWER)
             pool.setup["database"] = self.pad.name
             log.info("%s", self.allocation.describe())
             with Signals() as signals, contextlib.redirect_stdout(sys.stderr):

@@ -123,7 +123,7 @@ class ProjectLaunchPad(OrionLaunchPad):
         self.workflows.update_one({"nodes": roots[0]}, {"$unset": {SUBMITTING: ""}})
 
 
-def open_launchpad(project: Path, *, timeout: float = 10.0,
+def open_launchpad(project: Path, *, timeout: float = 10.0, answer: float | None = None,
                    kind: type[ProjectLaunchPad] = ProjectLaunchPad) -> Any:
     """Return the project's LaunchPad, reachable.
 
@@ -133,6 +133,8 @@ def open_launchpad(project: Path, *, timeout: float = 10.0,
         Folder with ``my_launchpad.yaml``.
     timeout
         Longest time a single database operation looks for the server, s.
+    answer
+        Longest time one waits for its answer, s; FireWorks' five minutes unless given.
     kind
         The class wanted.
 
@@ -155,6 +157,7 @@ def open_launchpad(project: Path, *, timeout: float = 10.0,
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold `name: value` lines")
     options = {"serverSelectionTimeoutMS": int(timeout * 1000), "journal": True,
+               **({} if answer is None else {"socketTimeoutMS": int(answer * 1000)}),
                **(values.get("mongoclient_kwargs") or {})}
     pad = kind.from_dict({"strm_lvl": "WARNING", **values, "mongoclient_kwargs": options})
     try:

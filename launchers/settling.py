@@ -69,7 +69,7 @@ def is_document_error(error: Exception) -> bool:
 
 
 def _is_mongodbs(error: Exception) -> bool:
-    """Whether MongoDB has answered, and refused for reasons of its own: a full disk, say."""
+    """Whether MongoDB has refused for reasons of its own: a full disk, say, or too much to do."""
     return isinstance(error, PyMongoError) and not is_document_error(error)
 
 

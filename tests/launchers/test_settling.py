@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,8 +15,10 @@ from fireworks.core.fworker import FWorker
 
 from orionflow.launchers import again, cancel, settling
 from orionflow.launchers.jobs import ClaimedJob, Result
+from orionflow.launchers.launchpad import open_launchpad
 from orionflow.launchers.packing import Need
 from orionflow.launchers.pad import locks
+from orionflow.launchers.services.processes import wait_for
 from orionflow.launchers.settling import Desk
 from orionflow.launchers.unheld import put_back_unheld
 
@@ -172,3 +177,23 @@ def test_claim_the_launcher_knows_nothing_of_is_put_back_once_it_is_old(pad):
         "READY", "RUNNING", "RUNNING", "DEFUSED", "READY"]
     running = {d["fw_id"] for d in pad.launches.find({"state": "RUNNING"})}
     assert running == {young, held}
+
+
+def test_mongod_that_hangs_is_an_outage_and_does_not_hold_up_the_launcher(project, pad, mongod):
+    """It is stopped: connections stand, nothing is answered."""
+    fw_id = add(pad)
+    with closing(open_launchpad(project, answer=1.0)) as impatient:
+        (job,) = claim(impatient, 1)
+        desk = Desk(impatient)
+        desk.add(Result(job, "COMPLETED", "", FWAction().to_dict()))
+        pid = mongod.status().pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            assert desk.settle() == []
+            assert time.monotonic() - began < 15
+            assert desk.away_since is not None
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        wait_for(lambda: desk.settle(last=True) or state(pad, fw_id) == "COMPLETED", timeout=20)
+    assert (state(pad, fw_id), desk.busy) == ("COMPLETED", False)
