@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import time
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from orionflow.launchers.custodian.qe_base import (
     stop_options,
     stopped_itself,
 )
-from orionflow.launchers.custodian.qe_continue import go_on, holds_last_step
+from orionflow.launchers.custodian.qe_continue import go_on, holds_last_step, in_last_scf
 from orionflow.launchers.custodian.qe_walltime import max_seconds
 from orionflow.launchers.custodian.rules import read_text
 from orionflow.launchers.custodian.watch import DeadlineMonitor, FrozenMonitor
@@ -138,6 +139,7 @@ def refuse(problem: Problem, folder: Path, executable: str) -> CodeError:
                      transient=problem.transient)
 
 
+_RESUME = "resume"
 # Stopped from outside in an earlier launch: files and steps up to then are good.
 _STOPS = ("QE_WALLTIME", "QE_KILLED", "CODE_FROZEN", "QE_OUT_OF_MEMORY")
 
@@ -172,7 +174,7 @@ def resume(run: QeRun, given: dict[str, str]) -> Resumed:
     restarted: dict[str, dict[str, str | bool]] | None = None
     if "inputph" in run.input.namelists:
         restarted = {"inputph": {"recover": True}} if read_xml(run.xml_path) is not None else {}
-    elif _written_by(run, earlier) and _counts_on(run, failure) and (
+    elif _written_by(run, earlier) and _counts_on(run, failure) and not in_last_scf(output) and (
             # Asked to stop it leaves everything whole; a signal may come in the midst of writing.
             stopped_itself(output) or holds_last_step(run, output)
             or _left_alone(run, earlier, output)):
@@ -180,11 +182,11 @@ def resume(run: QeRun, given: dict[str, str]) -> Resumed:
     if restarted is not None:
         edit_input(run.input_path, restarted)
         return Resumed(earlier.continued + 1 if restarted else 0)
-    changes = go_on(run, output)
+    changes = go_on(run, _last_words(run, earlier, output))
     if not changes:
         return Resumed()
     return Resumed(earlier.continued + 1, (Correction(
-        attempt=1, failure_id=failure.failure_id if failure else "QE_KILLED", handler="resume",
+        attempt=1, failure_id=failure.failure_id if failure else "QE_KILLED", handler=_RESUME,
         evidence=failure.evidence if failure else "an earlier launch was ended from outside",
         changes=changes),))
 
@@ -201,8 +203,24 @@ def _counts_on(run: QeRun, failure: Failure | None) -> bool:
 def _left_alone(run: QeRun, launch: RunState, output: str) -> bool:
     """Whether a launch that went on ended before it changed what it began with."""
     return bool(launch.continued and launch.started_at is not None
+                and not _began_with_structure(launch)
                 and last_block(output, "ATOMIC_POSITIONS") is None
                 and run.xml_path.stat().st_mtime < launch.started_at.timestamp())
+
+
+def _began_with_structure(launch: RunState) -> bool:
+    """Whether a launch went on from a printed structure, not from restart files."""
+    return any(c.handler == _RESUME for c in launch.corrections)
+
+
+def _last_words(run: QeRun, launch: RunState, output: str) -> str:
+    """Return the output that holds the last structure of a run: the one before, if need be."""
+    if last_block(output, "ATOMIC_POSITIONS") is not None or not _began_with_structure(launch):
+        return output
+    earlier = sorted(run.folder.glob(f"attempt_*/{glob.escape(run.job.stdout)}"),
+                     key=lambda file: file.stat().st_mtime, reverse=True)
+    texts = (read_text(file) for file in earlier)
+    return next((t for t in texts if last_block(t, "ATOMIC_POSITIONS") is not None), output)
 
 
 def _written_by(run: QeRun, launch: RunState) -> bool:

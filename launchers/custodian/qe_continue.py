@@ -8,6 +8,7 @@ last printed step are left alone, and the printed structure goes into the input 
 
 from __future__ import annotations
 
+import glob
 import re
 from typing import TYPE_CHECKING
 
@@ -49,20 +50,51 @@ def go_on(run: QeRun, text: str) -> list[str]:
     if last_block(text, "ATOMIC_POSITIONS") is None:
         return []
     run.notes[_LAST] = text
+    if in_last_scf(text) and _same_structure(run, text):
+        return _drop_last_scf(run) + run.edit(control={"restart_mode": "restart"})
     if holds_last_step(run, text):
         return run.edit(control={"restart_mode": "restart"})
     return run.edit(control={"restart_mode": "from_scratch"}) + continue_from_output(run, text)
 
 
+def in_last_scf(text: str) -> bool:
+    """Whether a vc-relax was in the SCF that follows its last step.
+
+    It has the plane waves of the last cell. A restart makes those of the first one, and reads what
+    belongs to others (6.7: `charge is wrong`). Without these files it does one SCF more, finds the
+    forces small, and comes to the same last SCF.
+    """
+    return "Final scf calculation at the relaxed structure" in text
+
+
 def holds_last_step(run: QeRun, text: str) -> bool:
     """Whether the restart files are those of the last step an output tells of."""
+    if in_last_scf(text):
+        return False
     files = [run.outdir / f"{run.input.prefix}.bfgs", *run.save.glob("charge-density*")]
     if len(files) < 2 or not all(_has_content(f) for f in files):  # noqa: PLR2004  both of them
         return False
+    return _same_structure(run, text)
+
+
+def _same_structure(run: QeRun, text: str) -> bool:
+    """Whether the XML is whole and has the last printed structure."""
     saved, printed = xml_geometry(read_xml(run.xml_path)), _printed(run, text)
     return (saved is not None and printed is not None and saved.labels == printed.labels
             and bool(np.allclose(saved.cell, printed.cell, atol=_SAME))
             and bool(np.allclose(saved.positions, printed.positions, atol=_SAME)))
+
+
+def _drop_last_scf(run: QeRun) -> list[str]:
+    """Remove density and wavefunctions on the plane waves of the last cell."""
+    prefix = glob.escape(run.input.prefix)
+    files = [file for folder, patterns in (
+        (run.save, ("charge-density*", "wfc*")),
+        (run.outdir, (f"{prefix}.wfc*", f"{prefix}.mix*", f"{prefix}.restart*")))
+        for pattern in patterns for file in folder.glob(pattern) if file.is_file()]
+    for file in files:
+        file.unlink()
+    return ["removed: density and wavefunctions of the last SCF, which is done again"]
 
 
 def continue_from_output(run: QeRun, text: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from orionflow.launchers.custodian.qe_continue import go_on, in_last_scf
 from orionflow.launchers.qe_output import line_with, longest_iteration, read_xml
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class WalltimeStop:
         new = max((4 if moved else 20) * old, 60.0) if endless else max_seconds(left, iteration)
         if group == "inputph":
             return self.run.edit(inputph={"max_seconds": new, "recover": True})
+        if in_last_scf(attempt.stdout):
+            return go_on(self.run, attempt.stdout) + self.run.edit(control={"max_seconds": new})
         # Without the XML QE would start from scratch without a word.
         if not moved or read_xml(self.run.xml_path) is None:
             return self.run.edit(control={"max_seconds": new, "restart_mode": "from_scratch"})

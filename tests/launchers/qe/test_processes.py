@@ -150,6 +150,29 @@ def test_killed_relaxation_goes_on_from_its_last_step(inputs, unfailed, victim):
 
 
 @needs_pw
+def test_cell_relaxation_stopped_in_its_last_scf_does_only_that_again(inputs, unfailed):
+    """Its restart files have other plane waves than a restart makes."""
+    text = inputs.silicon(calculation="vc-relax", ecut="16.0", conv="1.0d-9",
+                          more="&IONS\n/\n&CELL\n  press_conv_thr = 5.0\n/\n",
+                          positions="  Si 0.00 0.00 0.00\n  Si 0.26 0.25 0.24",
+                          kpoints="automatic\n  3 3 3 1 1 1",
+                          system="nosym = .true., noinv = .true.").read_text()
+    whole = energies(unfailed(text).read_text())
+    process = started(inputs.folder, ["pw.x", "-in", "pw.in"], until=lambda said: (
+        "iteration #" in said.partition("Final scf calculation")[2]))
+    process.terminate()
+    assert process.wait(30) == Exit.INTERRUPTED
+    process = started(inputs.folder, ["pw.x", "-in", "pw.in"])
+    assert process.wait(120) == 0, _text(inputs.folder / "said")
+    changes = [c["changes"] for c in summary(inputs.folder)["steps"][0]["corrections"]]
+    assert changes == [["removed: density and wavefunctions of the last SCF, which is done again",
+                        "restart_mode: (default) -> restart"]]
+    after = energies(_text(inputs.folder / "pw.out"))
+    assert len(after) == 2
+    assert after == pytest.approx(whole[-2:], abs=1e-6)
+
+
+@needs_pw
 def test_launcher_that_fails_after_the_end_does_not_spoil_the_result(inputs, unfailed):
     outcome, lines = scripted(inputs, "pw.x -in pw.in\nexit 1\n")
     assert outcome.exit_code is Exit.DONE
