@@ -5,6 +5,7 @@ from pymongo import MongoClient
 
 from orionflow.agents.campaign_document import Campaign, CampaignState
 from orionflow.agents.ledger import Ledger
+from orionflow.agents.next_try import NextTry
 from orionflow.agents.records import CandidateState
 from orionflow.agents.views import Views
 from orionflow.errors import InputError
@@ -49,7 +50,7 @@ def test_kept_view_is_what_the_ledger_says_after_every_row(database):
                                     who="ada")
             ledger.submitted("alloy", first, [1], who="ada")
             same(now=each)
-            ledger.retry("alloy", first, launches=[1], core_seconds=10, reason="", who="ada")
+            ledger.retry("alloy", first, NextTry([1], 2000, {1: 300}), who="ada")
             same(now=each)
             for done in (first, second):
                 ledger.settle("alloy", done, CandidateState.DONE, core_seconds=5, who="ada",
