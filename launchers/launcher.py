@@ -133,6 +133,7 @@ class Launcher:
         from orionflow.launchers.identity import LauncherIdentity
         from orionflow.launchers.launchpad import open_launchpad
         from orionflow.launchers.patrol import Patrol
+        from orionflow.launchers.pulse import COLLECTION
         from orionflow.launchers.recovery import recover
         from orionflow.launchers.workers import WorkerPool
 
@@ -146,6 +147,8 @@ class Launcher:
             with contextlib.redirect_stdout(sys.stderr):  # FireWorks' log keeps it for ever
                 self.pad = open_launchpad(self.project, timeout=_TIMEOUT, answer=_ANSWER)
             pool.setup["database"] = self.pad.name
+            # Of an earlier launcher in this process (a notebook): its end is not ours.
+            self.pad.db[COLLECTION].delete_one({"_id": identity.token})
             log.info("%s", self.allocation.describe())
             with Signals() as signals, contextlib.redirect_stdout(sys.stderr):
                 for step in recover(self.project, self.pad):

@@ -12,7 +12,7 @@ import pytest
 import small_jobs
 from fireworks import FWorker
 
-from orionflow.launchers import crew, stopping
+from orionflow.launchers import crew, pulse, stopping
 from orionflow.launchers.launcher import Launcher, LaunchOptions
 from orionflow.workflows.compile import submit
 
@@ -225,3 +225,9 @@ def test_a_process_that_hangs_after_its_result_is_killed_and_the_result_counts(
     assert [state(pad, i) for i in (1, 2)] == ["COMPLETED", "COMPLETED"]
     assert pad.launches.count_documents({}) == 3
     assert pad.launches.find_one({"launch_id": launch_id})["state"] == "FIZZLED"
+    # Another launcher in the same process is not taken for the one that has ended.
+    monkeypatch.setattr(pulse, "BEAT", 0.1)
+    monkeypatch.setattr(pulse, "_LOOK", 0.1)
+    submit(small_jobs.nap(1.0, str(project)))
+    report = Launcher(project, LaunchOptions(cores=1)).run()
+    assert dict(report.states) == {"COMPLETED": 1}, report.ended
