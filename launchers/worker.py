@@ -43,6 +43,7 @@ OUT_FILE, ERROR_FILE = "FW_job.out", "FW_job.error"
 # A worker is replaced after so many jobs, or when it has grown by so much, MiB.
 _MOST_JOBS = 500
 _MOST_GROWTH = 512
+_LIBC = ctypes.CDLL(None)
 # The kernel takes a job, not the launcher, when memory runs out.
 _OOM_SCORE = "500"
 
@@ -208,7 +209,7 @@ class _Output:
         for stream in {*self.snapshot.streams[1:], sys.stdout, sys.stderr}:
             with suppress(OSError, ValueError, AttributeError):  # a job may have closed it
                 stream.flush()
-        ctypes.CDLL(None).fflush(None)  # what compiled libraries have printed
+        _LIBC.fflush(None)  # what compiled libraries have printed
         for number, (fd, path) in enumerate(zip(self.saved, self.files, strict=True), start=1):
             os.dup2(fd, number)
             os.close(fd)
