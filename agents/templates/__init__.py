@@ -1,0 +1,1 @@
+"""Campaign documents to begin from; `orionflow campaign template` prints them."""
