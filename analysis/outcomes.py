@@ -140,17 +140,18 @@ def fates(db: Database[Any], keys: Iterable[str]) -> dict[str, Fate]:
         As given to `submit`.
     """
     wanted = list(keys)
-    nodes: dict[int, str] = {}
-    found: dict[str, Fate] = {}
-    for wf in db.workflows.find({"metadata.submit_key": {"$in": wanted}},
-                                {"nodes": 1, "metadata.submit_key": 1}):
-        key = wf["metadata"]["submit_key"]
-        found[key] = Fate({})
-        nodes |= dict.fromkeys(wf["nodes"], key)
+    nodes = _nodes(db, wanted)
     fields = {"fw_id": 1, "name": 1, "state": 1, "launches": 1, "spec.resources": 1,
               "spec._exception_details": 1, f"spec.{SET_ASIDE}": 1, "spec._continued": 1}
-    fireworks = {fw["fw_id"]: fw for fw in db.fireworks.find({"fw_id": {"$in": list(nodes)}},
-                                                             fields)}
+    while True:
+        fireworks = {fw["fw_id"]: fw for fw in db.fireworks.find({"fw_id": {"$in": list(nodes)}},
+                                                                 fields)}
+        # A job that makes others ends only after they are in its workflow: had it ended meanwhile,
+        # it would look as if it were all there is.
+        if (later := _nodes(db, wanted)) == nodes:
+            break
+        nodes = later
+    found = {key: Fate({}) for key in nodes.values()}
     for fw_id, fw in fireworks.items():
         fate, allowed = found[nodes[fw_id]], (fw.get("spec") or {}).get(SET_ASIDE)
         fate.states[fw_id] = fw["state"]
@@ -160,6 +161,13 @@ def fates(db: Database[Any], keys: Iterable[str]) -> dict[str, Fate]:
         found[nodes[fw_id]].spent[fw_id] = spent
     _add_failures(db, fireworks, nodes, found)
     return found
+
+
+def _nodes(db: Database[Any], keys: list[str]) -> dict[int, str]:
+    """Return the submission key of each firework of these workflows."""
+    return {fw_id: wf["metadata"]["submit_key"] for wf in db.workflows.find(
+        {"metadata.submit_key": {"$in": keys}}, {"nodes": 1, "metadata.submit_key": 1})
+        for fw_id in wf["nodes"]}
 
 
 def result(store: JobStore, uuid: str, fw_ids: Sequence[int], paths: Sequence[str]

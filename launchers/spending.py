@@ -12,7 +12,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from pymongo.errors import ConnectionFailure
+from pymongo.errors import PyMongoError
 
 from orionflow.launchers.cancel import CANCELLED_KEY
 from orionflow.launchers.identity import ENV_KEY
@@ -21,7 +21,7 @@ from orionflow.launchers.pad.documents import as_time
 from orionflow.launchers.pulse import BEAT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from orionflow.launchers.jobs import ClaimedJob
 
@@ -61,13 +61,15 @@ def grant(pad: Any, job: ClaimedJob) -> Result | None:
     try:
         earlier = list(pad.launches.find(
             {"fw_id": job.fw_id, "launch_id": {"$ne": job.launch_id}}, COST_FIELDS))
-        seconds = (allowed - sum(core_seconds_of(e, job.spec) for e in earlier)) / cores
+        rest = allowed - sum(core_seconds_of(e, job.spec) for e in earlier)
+        seconds = rest / cores
         begun = as_time(job.launch.get("time_start")) or datetime.now(UTC)
         left = seconds - max((datetime.now(UTC) - begun).total_seconds(), 0.0)
-        enough = max(_SHORTEST, _WORTH * min(job.need.seconds, allowed / cores) if earlier else 0.0)
+        whole = _whole_try(earlier, job.spec, allowed, rest) / cores
+        enough = max(_SHORTEST, _WORTH * min(job.need.seconds, whole))
         pad.launches.update_one({"launch_id": job.launch_id}, {"$set": {
             GRANTED: {"cores": cores, "seconds": seconds if left >= enough else 0.0}}})
-    except ConnectionFailure:
+    except PyMongoError:  # it is away, or refuses: its disk is full, say
         return Result(job, "READY", "claimed, but not started")
     if left >= enough:
         job.ends = time.monotonic() + left
@@ -78,6 +80,19 @@ def grant(pad: Any, job: ClaimedJob) -> Result | None:
     action["stored_data"]["_exception"]["_details"] = {
         "message": job.problem, "transient": True, USED_UP: True}
     return Result(job, "FIZZLED", job.problem, action)
+
+
+def _whole_try(earlier: Sequence[Mapping[str, Any]], spec: Mapping[str, Any], allowed: int,
+               rest: float) -> float:
+    """Return the core-seconds of the try that goes on; 0 when a new one begins."""
+    noted = sorted((e for e in earlier if isinstance(e.get(GRANTED), dict)),
+                   key=lambda e: int(e["launch_id"]))
+    if not noted:
+        return float(allowed) if earlier else 0.0
+    sizes = [float(e[GRANTED]["cores"] * e[GRANTED]["seconds"]) for e in noted]
+    left = sizes[-1] - core_seconds_of(noted[-1], spec)
+    # More was set aside since the last launch: what earlier tries took is no measure for this one.
+    return 0.0 if rest - left > _SHORTEST * _cores(spec) else max(sizes)
 
 
 def core_seconds_of(launch: Mapping[str, Any], spec: Mapping[str, Any]) -> float:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from orionflow.analysis.outcomes import _UNCONVERGED, Fate, judge
+from orionflow.analysis.outcomes import _UNCONVERGED, Fate, fates, judge
 from orionflow.launchers.failures import CATALOGUE
 from orionflow.launchers.jobs import blame_surroundings, failed_action
 from orionflow.launchers.spending import launch_seconds
@@ -73,3 +73,25 @@ def test_time_of_a_launch_is_known_however_it_ended():
     assert launch_seconds({"state_history": [{"state": "RESERVED"}, running, over]}) == 120
     assert launch_seconds({"state_history": [{"state": "RESERVED"}]}) == 0
     assert launch_seconds({}) == 0
+
+
+class Growing:
+    """Stands for a database in which a job ends, and adds another, between two questions."""
+
+    def __init__(self):
+        self.workflows = self.fireworks = self.launches = self
+        self.nodes, self.states = [1], {1: "RUNNING"}
+
+    def find(self, query, _fields):
+        if "metadata.submit_key" in query:
+            return [{"nodes": list(self.nodes), "metadata": {"submit_key": "alloy:2"}}]
+        if "launch_id" in query or not isinstance(wanted := query["fw_id"]["$in"], list):
+            return []
+        if _fields.get("name"):
+            self.nodes, self.states = [1, 2], {1: "COMPLETED", 2: "READY"}
+            return [{"fw_id": i, "state": self.states[i], "spec": {}} for i in wanted]
+        return []
+
+
+def test_a_workflow_that_grew_meanwhile_is_not_over():
+    assert fates(Growing(), ["alloy:2"])["alloy:2"].states == {1: "COMPLETED", 2: "READY"}

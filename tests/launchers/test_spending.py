@@ -103,6 +103,19 @@ def test_a_job_with_too_little_left_to_get_further_is_over():
     assert pad.written["seconds"] == 0  # it has not run, and costs nothing
 
 
+def test_a_try_that_was_given_more_begins_however_much_the_earlier_ones_took():
+    tries = [{**launch(0, 100, "again"), "launch_id": n, "granted": {"cores": 4, "seconds": 100.0}}
+             for n in range(1, 6)]
+    assert grant(pad := Launches(*tries), claimed(4 * 600)) is None
+    assert pad.written == {"cores": 4, "seconds": 100.0}
+    # Lost on the way, it goes on; a rest is measured by this try, and not by all of them.
+    for ran, left in ((20, 80.0), (90, 0.0)):
+        lost = {**tries[0], **launch(0, ran, "again"), "launch_id": 6}
+        told = grant(pad := Launches(*tries, lost), claimed(4 * 600))
+        assert (told is None) is (left > 0)
+        assert pad.written["seconds"] == left
+
+
 class Pool:
     """Notes what is asked of workers."""
 
