@@ -13,6 +13,7 @@ from orionflow.agents.campaign_document import (
 from orionflow.agents.candidates import build, check_objectives
 from orionflow.agents.ledger import BehindError, Ledger
 from orionflow.agents.proposers import check_proposer, get_proposer
+from orionflow.agents.records import budget_seconds
 from orionflow.agents.status import CampaignStatus, status_of
 from orionflow.agents.step import AdvanceReport, Step, write_down
 from orionflow.agents.uncertainty import note, noted
@@ -141,7 +142,7 @@ class Campaigns:
             raise InputError(
                 f"budget: each of a candidate's {built.jobs} job(s) would have {seconds:.3g} s",
                 hint="raise budget.core_hours_each; or leave it out and give resources.walltime")
-        if campaign.reservation(built.jobs) > campaign.budget.core_hours * 3600:
+        if campaign.reservation(built.jobs) > budget_seconds(campaign):
             raise InputError(
                 f"budget: {campaign.budget.core_hours:g} core-hours do not suffice for one "
                 f"candidate of {built.jobs} jobs, which may take "

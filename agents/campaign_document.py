@@ -325,7 +325,7 @@ class Campaign(StrictModel):
     def reservation(self, jobs: int = 1) -> int:
         """Return the core-seconds set aside for a candidate of so many jobs."""
         if self.budget.core_hours_each is not None:
-            return max(math.ceil(self.budget.core_hours_each * 3600), 1)
+            return max(math.ceil(round(self.budget.core_hours_each * 3600, 3)), 1)
         asked = self.resources.parsed()
         return jobs * asked.cores * asked.walltime
 

@@ -10,7 +10,7 @@ from orionflow.agents.campaign_document import ENDED, CampaignState
 from orionflow.agents.candidates import most_jobs
 from orionflow.agents.drafts import named
 from orionflow.agents.policy import owner_of
-from orionflow.agents.records import budget_seconds
+from orionflow.agents.records import SETTLED, budget_seconds
 from orionflow.agents.requests import FromFile, FromPrototype, FromResult
 from orionflow.errors import ConfigError, InputError, PolicyError
 from orionflow.launchers.machine import load_machine
@@ -212,8 +212,8 @@ def check_share(view: View, agent: str, cost: int, policy: AgentPolicy, waiting:
     document = view.campaign
     if document.owner == owner_of(agent):
         return
-    taken = waiting + sum(c.spent or c.reserved for c in view.candidates.values()
-                          if c.source.startswith("agent:"))
+    taken = waiting + sum(c.spent if c.state in SETTLED else c.reserved
+                          for c in view.candidates.values() if c.source.startswith("agent:"))
     allowed = policy.campaign_share * budget_seconds(document)
     if taken + cost > allowed:
         raise PolicyError(

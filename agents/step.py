@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from orionflow.agents.space import Point
 
 _PATIENCE = 200
+_OVER = frozenset({"COMPLETED", "FIZZLED", "DEFUSED"})
 
 
 @dataclass
@@ -183,8 +184,9 @@ class Step:
             unfinished = any(f.kind is FailureKind.UNFINISHED for f in fate.failed)
             if unfinished and view.beyond_consent(candidate, another.reserved):
                 return self._settle(candidate, CandidateState.FAILED, fate.core_seconds,
-                                    reason=f"{reason}; {another.reserved / 3600:.3g} core-hours "
-                                    "need consent (approval_above)")
+                                    reason=f"{reason}; another try would take it to "
+                                    f"{another.reserved / 3600:.3g} core-hours, above "
+                                    "approval_above")
             try:
                 set_aside = self.ledger.retry(self.name, candidate.seq, another, who=self.who)
             except PolicyError as error:
@@ -198,17 +200,16 @@ class Step:
     def _correct_late(self, view: View, candidate: Candidate, fate: Fate) -> bool:
         if fate.state == "COMPLETED":
             values, found, _ = self._values(view, candidate, fate)
-            if values is None:
-                return False
-            done = self.ledger.correct(
-                self.name, candidate.seq, CandidateState.DONE, core_seconds=fate.core_seconds,
-                values=values, result=found, reason="run again by hand", key="completed",
-                who=self.who)
-            if done:
-                self._note(candidate, CandidateState.DONE, values, fate.core_seconds,
-                           "run again by hand")
-            return done
-        if fate.state in {"FIZZLED", "DEFUSED"} and fate.core_seconds > candidate.spent:
+            if values is not None:
+                done = self.ledger.correct(
+                    self.name, candidate.seq, CandidateState.DONE, core_seconds=fate.core_seconds,
+                    values=values, result=found, reason="run again by hand", key="completed",
+                    who=self.who)
+                if done:
+                    self._note(candidate, CandidateState.DONE, values, fate.core_seconds,
+                               "run again by hand")
+                return done
+        if fate.state in _OVER and fate.core_seconds > candidate.spent:
             return self.ledger.correct(
                 self.name, candidate.seq, candidate.state, core_seconds=fate.core_seconds,
                 reason=candidate.reason, key=f"cost:{fate.core_seconds}", who=self.who)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 _SHOWN = 60
 # How pydantic calls the members of a union in the place of a fault, and how people do.
 _KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text",
-          "literal": "one of the names", "list": "a list", "tuple": "a list"}
+          "literal": "one of the names", "list": "a list", "tuple": "a list",
+          "datetime": "a date with a time", "date": "a date such as 2030-06-01"}
 _BRANCH = re.compile(
     r"(constrained-)?(bool|int|float|str)$|(literal|dict|list|tuple)\[|function-|date(time)?$")
 _WRONG_TYPE = re.compile(r"_type$|_parsing$|^int_from_float$")

@@ -12,6 +12,7 @@ from orionflow.agents.campaign_document import (
     Objective,
     check_transition,
 )
+from orionflow.agents.records import budget_seconds
 from orionflow.errors import InputError
 
 TEXT = """
@@ -80,7 +81,7 @@ def test_file_is_named_in_its_errors(tmp_path):
     (["initial", "given"], [{"alloy": {"Cu": 1}, "strain": 1}], "initial.given.0: strain = 1"),
     (["budget", "core_hours"], 0, "greater than 0"),
     (["budget", "core_hours"], 0.1, "do not suffice for one candidate"),
-    (["budget", "until"], "tomorrow", "budget.until"),
+    (["budget", "until"], "tomorrow", "budget.until: should be .* a date such as 2030-06-01, not"),
     (["budget"], None, "budget"),
     (["stopping", "failure_rate"], 1.5, "less than or equal to 1"),
     (["combine"], "pareto", "at least two objectives"),
@@ -166,3 +167,10 @@ def test_ended_campaigns_stay_ended():
 def test_paused_campaign_may_go_on():
     check_transition(CampaignState.RUNNING, CampaignState.PAUSED)
     check_transition(CampaignState.PAUSED, CampaignState.RUNNING)
+
+
+@pytest.mark.parametrize(("each", "count"), [(0.07, 1), (0.07, 4), (0.29, 3), (0.87, 5)])
+def test_a_budget_holds_as_many_candidates_as_it_says(data, each, count):
+    data["budget"] |= {"core_hours_each": each, "core_hours": round(count * each, 2)}
+    found = Campaign.from_data(data)
+    assert budget_seconds(found) == count * found.reservation() == round(count * each * 3600)

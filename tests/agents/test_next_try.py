@@ -1,11 +1,15 @@
-"""What another try of a candidate may take, and what must be reserved for it before."""
+"""What another try of a candidate may take, what must be reserved for it, and what it counts."""
 
 import pytest
 
 from orionflow.agents.campaign_document import Campaign, CampaignState
 from orionflow.agents.next_try import NextTry
+from orionflow.agents.planning import check_share
+from orionflow.agents.policy import AgentPolicy
 from orionflow.agents.records import Candidate, CandidateState, View
+from orionflow.agents.step import Step
 from orionflow.analysis.outcomes import FailedJob, FailureKind, Fate
+from orionflow.errors import PolicyError
 
 CAMPAIGN = Campaign.from_yaml("""
 name: alloy
@@ -67,3 +71,35 @@ def test_a_candidate_of_an_older_version_gets_another_try_as_before():
 def test_more_than_anybody_agreed_to_is_not_reserved(approved, reserved, beyond):
     view = View(CAMPAIGN, CampaignState.RUNNING, "", 0, {})
     assert view.beyond_consent(candidate(1800, approved=approved), reserved) is beyond
+
+
+@pytest.mark.parametrize("state", ["COMPLETED", "FIZZLED", "DEFUSED"])
+def test_what_a_run_by_hand_took_is_written_down_even_if_it_gave_no_value(state):
+    class Rows:
+        def correct(self, *named, **said):
+            said_all.append((named, said))
+            return True
+
+    said_all = []
+    step = Step(Rows(), None, None, "alloy", "ada")
+    late = candidate(100, spent=10, reason="hopeless: x")
+    late.state = CandidateState.ABANDONED
+    view = View(CAMPAIGN, CampaignState.RUNNING, "", 0, {2: late})
+    assert step._correct_late(view, late, Fate({1: state}, {1: 70.0}, {}, []))
+    (((_, number, settled), said),) = said_all
+    assert (number, settled, said["core_seconds"]) == (2, CandidateState.ABANDONED, 70)
+    assert "values" not in said
+    assert not step._correct_late(view, late, Fate({1: state}, {1: 10.0}, {}, []))
+
+
+def test_agents_share_of_a_campaign_counts_what_ended_by_what_it_took():
+    taken = candidate(7200)
+    taken.source, taken.state, taken.spent = "agent:bot", CandidateState.ABANDONED, 0
+    view = View(CAMPAIGN, CampaignState.RUNNING, "", 0, {2: taken})
+    policy = AgentPolicy(campaign_share=0.25)  # 9000 core-seconds
+    check_share(view, "bot", 3600, policy, 0)
+    with pytest.raises(PolicyError, match=r"may take 2\.5 core-hours"):
+        check_share(view, "bot", 9001, policy, 0)
+    taken.state = CandidateState.SUBMITTED
+    with pytest.raises(PolicyError, match="and have 2"):
+        check_share(view, "bot", 3600, policy, 0)
