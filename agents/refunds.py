@@ -77,7 +77,7 @@ def _of_workflow(fate: Fate | None) -> int | None:
 
 def _of_campaign(backend: Backend, plan: Plan) -> int | None:
     """Return the cost of a campaign that was started, or of the points given to one."""
-    view = backend.ledger.view(str(plan.campaign))
+    view = backend.views.get(str(plan.campaign))
     if plan.kind != "candidates":
         return view.spent if view.state in ENDED and not view.open else None
     wanted = {view.campaign.space.x_hash(p.plain())

@@ -44,15 +44,14 @@ class Views:
             # The last row known comes again: another one in its place is another ledger.
             rows = self._ledger.rows_since(name, view.head)
             if rows and rows[0]["hash"] == last:
-                if len(rows) > 1:
-                    self._keep(name, rows[-1]["hash"], extended(view, rows[1:]))
-                return self._known[name][1]
+                return view if len(rows) == 1 else self._keep(
+                    name, rows[-1]["hash"], extended(view, rows[1:]))
         rows = self._ledger.rows_since(name)
-        self._keep(name, rows[-1]["hash"], view_of(rows))
-        return self._known[name][1]
+        return self._keep(name, rows[-1]["hash"], view_of(rows))
 
-    def _keep(self, name: str, last: str, view: View) -> None:
+    def _keep(self, name: str, last: str, view: View) -> View:
         # Views are replaced and never changed, so a reader in another thread keeps a whole one.
         if len(self._known) >= _MOST and name not in self._known:
             self._known = {}
         self._known[name] = (last, view)
+        return view

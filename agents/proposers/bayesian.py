@@ -73,6 +73,7 @@ def _by_model(space: Space, rows: Sequence[Trial], pending: list[Point], k: int,
               seed: int) -> list[Point]:
     from orionflow.agents.proposers import surrogate
 
+    check(space)  # another machine, or another environment, than the one it was created in
     count = len(rows) + len(pending)
     rng = np.random.default_rng([seed, count])
     done = [t for t in rows if t.loss is not None]

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from orionflow.agents.proposers import Trial, get_proposer, proposer_names, surrogate
+from orionflow.agents.proposers import Trial, bayesian, get_proposer, proposer_names, surrogate
 from orionflow.agents.proposers.bayesian import initial_points
 from orionflow.agents.proposers.surrogate import fit, log_expected_improvement
 from orionflow.agents.space import Space, hash_point
 from orionflow.agents.testfunctions import FUNCTIONS
-from orionflow.errors import InputError
+from orionflow.errors import ConfigError, InputError
 
 NAMES = sorted(set(proposer_names()) - {"baybe"})  # see test_baybe.py
 MIXED = """
@@ -302,3 +302,10 @@ def test_model_is_scikit_learn_s_own_prediction():
     mean, sigma = reference.predict(where, return_std=True)
     assert model.predict(where)[0] == pytest.approx(mean, abs=1e-8)
     assert model.predict(where)[1] == pytest.approx(sigma, abs=1e-6)
+
+
+def test_model_without_its_package_says_what_to_install(mixed, monkeypatch):
+    # One campaign says so then, and those after it are advanced.
+    monkeypatch.setattr(bayesian, "find_spec", lambda _name: None)
+    with pytest.raises(ConfigError, match="needs scikit-learn"):
+        get_proposer("bayesian")(mixed, *ledger(mixed), 1, 3)

@@ -60,3 +60,17 @@ def test_kept_view_is_what_the_ledger_says_after_every_row(database):
             # What was handed out before has not changed under its reader.
             assert all(one == other for one, other in seen)
             ledger.rows.delete_many({})
+
+
+def test_view_is_given_though_another_thread_has_thrown_away_what_was_known():
+    row = {"kind": "campaign", "seq": 0, "hash": "a",
+           "body": {"document": Campaign.from_yaml(DOCUMENT).to_data()}}
+
+    class Crowded:
+        def rows_since(self, _name, first=None):
+            if first is not None:
+                views._known.clear()
+            return [row]
+
+    views = Views(Crowded())
+    assert views.get("alloy") == views.get("alloy")
