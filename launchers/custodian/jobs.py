@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _FIRST_LOOK = 0.2
 _LONGEST_PAUSE = 30.0
+# Who wakes so much later than it wanted to was held still, and its code with it (`lease`), s.
+_HELD = 5.0
 # After SIGTERM a code has so long to end before it is killed, s.
 _TERM_PATIENCE = 4.0
 # Ctrl-C, and SIGTERM to a run without a launcher: a second one ends the waiting.
@@ -101,6 +103,7 @@ class CodeJob(Job):
         self.process: subprocess.Popen[bytes] | None = None
         self._before: dict[Path, tuple[int, int]] = {}
         self._attic: Path | None = None
+        self._held = 0.0
 
     @property
     def name(self) -> str:
@@ -248,6 +251,10 @@ class CodeJob(Job):
         except OSError:
             return 0
 
+    def clock(self) -> float:
+        """Return seconds that stand still while the launcher holds its jobs (`lease`)."""
+        return time.monotonic() - self._held
+
     def _wait(self, folder: Path) -> None:
         """Wait for the end; look often at a short job and seldom at a long one."""
         process = self.process
@@ -255,8 +262,10 @@ class CodeJob(Job):
             if process is not None:
                 process.wait()
             return
-        pause = _FIRST_LOOK
+        pause, began = _FIRST_LOOK, time.monotonic()
         while not _ends_within(process, pause):
+            late = time.monotonic() - began - pause
+            self._held += late if late > _HELD else 0.0
             for monitor in self.monitors:
                 evidence = monitor.look(self, folder)
                 if evidence is not None:
@@ -265,6 +274,7 @@ class CodeJob(Job):
                         self.terminate(str(folder))
                     return
             pause = min(_LONGEST_PAUSE, max(_FIRST_LOOK, 0.05 * (time.time() - self.started_at)))
+            began = time.monotonic()
 
     def _output(self, folder: Path) -> str:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -45,12 +44,12 @@ class _Watch:
     def update(self, job: CodeJob, folder: Path) -> None:
         if job.attempt != self.attempt:
             self.attempt, self.offset, self.rest = job.attempt, 0, b""
-            self.parser, self.grown_at, self.rows_at = OutputParser(), time.time(), []
+            self.parser, self.grown_at, self.rows_at = OutputParser(), job.clock(), []
             self.begun_at = self.grown_at
         size = job.output_size(folder)
         if size <= self.offset:
             return
-        self.grown_at = time.time()
+        self.grown_at = job.clock()
         with (folder / job.stdout).open("rb") as stream:
             stream.seek(self.offset)
             new = stream.read(_CHUNK)
@@ -110,7 +109,7 @@ class Hanging:
         if last is None or last.minimize or len(last.rows) != 1 or last.steps is not None:
             return None
         before = self.watch.rows_at[0] - self.watch.begun_at if self.watch.rows_at else 0.0
-        silence = time.time() - self.watch.grown_at
+        silence = job.clock() - self.watch.grown_at
         if silence < max(self.patience, before * self.interval):
             return None
         return (f"no output for {silence:.0f} s after the first row: the barostat damping is far "
@@ -143,7 +142,7 @@ class SlowRows:
         if last is None or len(last.rows) < 2 or len(times) < 2:  # noqa: PLR2004
             return None  # nobody knows yet how long a line takes
         longest = max(b - a for a, b in pairwise(times))
-        silence = time.time() - self.watch.grown_at
+        silence = job.clock() - self.watch.grown_at
         limit = max(self._least(last.column("Temp"), last.column("Press")), 20 * longest)
         return f"no output for {silence:.0f} s" if silence > limit else None
 

@@ -43,7 +43,7 @@ class FrozenMonitor:
 
     def look(self, job: CodeJob, folder: Path) -> str | None:
         """Compare size and processor time with the last look."""
-        now = time.monotonic()
+        now = job.clock()
         if job.attempt != self._attempt:
             self._attempt, self._size, self._ticks = job.attempt, -1, -_TICKS_BUSY
             self._grown = self._worked = now
