@@ -215,8 +215,10 @@ class _Cron:
                                 "`orionflow launch` runs the jobs")
             return
         groups = self._groups(pad)
-        mine = [job for job in self.scheduler.my_queue() if job.name == JOB_NAME]
-        there = self._there(pad, mine) if groups else []
+        queue = self.scheduler.my_queue()
+        mine = [job for job in queue if job.name == JOB_NAME]
+        # A launcher may as well run in an allocation that somebody has asked for by hand.
+        there = self._there(pad, mine, {job.job_id for job in queue}) if groups else []
         # Its children, too, will want to run there.
         more = pad.workflows.find_one(
             {"state": {"$in": ["READY", "RUNNING", "RESERVED"]}, "nodes.1": {"$exists": True}},
@@ -279,14 +281,14 @@ class _Cron:
         return (FWorker.from_file(str(path)) if path.is_file()
                 else FWorker(self.machine.name, self.machine.category))
 
-    def _there(self, pad: ProjectLaunchPad, mine: list[SlurmJob]) -> list[Offer]:
+    def _there(self, pad: ProjectLaunchPad, mine: list[SlurmJob], queued: set[str]
+               ) -> list[Offer]:
         """Return allocations that will take READY jobs: those that wait, and what is free."""
         known = cron_state(self.project).get("allocations") or {}
         usual = kinds(self.machine)[0]
         now = time.time()
         told: set[str] = set()
         there = []
-        queued = {job.job_id for job in mine}
         ours = {"$or": [{"slurm_job_id": {"$in": list(queued)}},
                         {"ended": None}]}  # not all that ever were
         mine_only = self._worker().to_dict()

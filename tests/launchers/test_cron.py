@@ -6,7 +6,10 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import small_jobs
@@ -16,6 +19,8 @@ from orionflow.launchers.cron import (
     LOCK_FILE,
     STATE_FILE,
     STOP_FILE,
+    CronReport,
+    _Cron,
     cron_state,
     run_cron,
     sbatch_error,
@@ -25,7 +30,7 @@ from orionflow.launchers.deaths import Deaths
 from orionflow.launchers.launchpad import open_launchpad
 from orionflow.launchers.recovery import recover
 from orionflow.launchers.scheduler import Scheduler
-from orionflow.launchers.slurm import Fate
+from orionflow.launchers.slurm import Fate, SlurmJob
 from orionflow.workflows.compile import submit
 
 pytestmark = pytest.mark.usefixtures("importable")
@@ -72,6 +77,22 @@ def test_cron_on_a_machine_without_queue_only_recovers(project):
     assert report.problem == ""
     assert "has no queue" in report.note
     assert cron_state(project)["last_run"]
+
+
+@pytest.mark.needs_mongod
+@pytest.mark.parametrize(("job", "missing"), [("7", 0), ("8", 1)], ids=["runs", "is over"])
+def test_cron_counts_launchers_in_allocations_asked_for_by_hand(project, job, missing):
+    submit(small_jobs.add(1, 1))
+    cron, wanted = _Cron(project, CronReport()), []
+    cron.machine = cron.machine.model_copy(update={"scheduler": "slurm"})
+    cron.scheduler = SimpleNamespace(my_queue=lambda: [SlurmJob("7", "RUNNING", name="mine")])
+    cron._ask_for = wanted.extend
+    with closing(open_launchpad(project)) as pad:
+        pad.db["orionflow_launchers"].insert_one({
+            "_id": "it", "slurm_job_id": job, "beat": datetime.now(UTC).isoformat(),
+            "state": "running", "free": [{"cores": 64, "memory": None, "gpus": 0}]})
+        cron._supply(pad)
+    assert len(wanted) == missing
 
 
 @pytest.mark.needs_mongod
