@@ -129,9 +129,9 @@ class Deaths:
         if sign is not None and owner in self._seen:
             return self._seen[owner]
         found = self._verdict(owner, sign)
-        if sign is not None:
+        if sign is not None:  # what its document tells may be of one before it in its process
             self._seen[owner] = found
-        if found is not None:
+        elif found is not None:
             self._dead[owner] = found
         return found
 
@@ -156,7 +156,6 @@ class Deaths:
         except DuplicateKeyError:
             if launchers.find_one({"_id": owner.token, GIVEN_UP: {"$exists": True}}):
                 return True  # another was faster
-            self._dead.pop(owner, None)
             self._seen[owner] = None
             return False
         return True

@@ -229,6 +229,19 @@ def test_one_who_beats_in_the_last_moment_is_not_given_up(pad, stranger):
 
 
 @pytest.mark.needs_mongod
+def test_one_that_begins_anew_under_the_same_name_is_alive(pad, stranger):
+    """A notebook starts a launcher after the end of another; somebody watches both."""
+    there, beat = stranger
+    documents, deaths = pad.db["orionflow_launchers"], Deaths(Told(), pad)
+    documents.update_one({}, {"$set": {"ended": "now"}})
+    assert "it ended" in deaths.death(there, datetime.now(UTC)).why
+    documents.delete_one({})
+    beat()
+    deaths.look_again()
+    assert deaths.death(there, datetime.now(UTC)) is None
+
+
+@pytest.mark.needs_mongod
 @pytest.mark.parametrize(("fate", "state", "cluster", "at_once", "after"), [
     (Fate.OVER, "COMPLETED", "ours", True, True),
     (Fate.OVER, "NODE_FAIL", "ours", False, True),  # its processes may live on the lost node
