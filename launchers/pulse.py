@@ -189,6 +189,8 @@ class Pulse(threading.Thread):
                     "memory", f"it took {used:.0f} MiB of memory and had asked for {job.most}"))
 
     def _tell(self, launch_id: int, stop: Stop) -> None:
+        if self._over.is_set():
+            return  # nobody listens, and the descriptor may be another's by now
         self.news.put((launch_id, stop))
         with suppress(BlockingIOError):  # full of such bytes: it is awake
             os.write(self.wake, b"!")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 
 import pytest
 
@@ -21,5 +22,7 @@ def test_heartbeat_that_arrives_after_the_end_does_not_bring_a_launcher_back(pad
     pulse.beat()
     assert pad.db[COLLECTION].find_one()["state"] == "ended"
     assert not pulse.given_up
+    pulse._hear_of_death(frozenset({7}))
+    assert not select.select([read], [], [], 0)[0]  # the descriptor may be another's by now
     os.close(read)
     os.close(write)
