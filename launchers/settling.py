@@ -26,7 +26,7 @@ from orionflow.launchers.rocket import SPOOL_FILE, keep_spool
 from orionflow.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 log = get_logger(__name__)
 _LONGEST_PAUSE = 30.0
@@ -165,10 +165,11 @@ class Desk:
         verdicts: list[Verdict] = []
         try:
             with self.pad.locks.hurried(0.0 if self._aside else LOCK_PATIENCE):
-                verdicts += self._write(self._fresh())
+                verdicts.extend(self._write(self._fresh()))
             if (self._aside or self.pad.overdue) and time.monotonic() >= self._again:
                 with self.pad.locks.hurried(LOCK_PATIENCE):
-                    verdicts += self._write([r for r in self.pending if self._is_aside(r)])
+                    verdicts.extend(self._write(
+                        [r for r in self.pending if self._is_aside(r)]))
                     self.pad.settle_overdue()
                 self._again = time.monotonic() + _LOCK_PAUSE
         except PyMongoError as error:
@@ -181,14 +182,13 @@ class Desk:
             self._stuck = time.monotonic()
         return verdicts
 
-    def _write(self, group: list[Result]) -> list[Verdict]:
-        verdicts = []
+    def _write(self, group: list[Result]) -> Iterator[Verdict]:
+        """Give what was written: should MongoDB go away then, that counts."""
         for result in [r for r in group if r.state in {"READY", "CANCELLED"}]:
-            verdicts += self._give_back(result)
+            yield from self._give_back(result)
         ends = [r for r in group if r.state in {"COMPLETED", "FIZZLED"}]
         for begin in range(0, len(ends), _GROUP):
-            verdicts += self._complete(ends[begin:begin + _GROUP])
-        return verdicts
+            yield from self._complete(ends[begin:begin + _GROUP])
 
     def _fresh(self) -> list[Result]:
         return [r for r in self.pending if not self._is_aside(r)]

@@ -8,6 +8,7 @@ launcher looks for such itself.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fireworks.core.launchpad import LockedWorkflowError
@@ -15,6 +16,8 @@ from fireworks.core.launchpad import LockedWorkflowError
 from orionflow.launchers import cancel
 from orionflow.launchers.identity import ENV_KEY
 from orionflow.launchers.pad.documents import LIVE, as_time, finish_launch, message_action
+from orionflow.launchers.raw_action import read_action
+from orionflow.launchers.rocket import read_spool
 from orionflow.log import get_logger
 
 if TYPE_CHECKING:
@@ -55,6 +58,8 @@ def put_back_unheld(pad: ProjectLaunchPad, held: Collection[int]) -> list[int]:
         if begun is not None and begun > before:
             continue
         try:
+            if _store(pad, launch):
+                continue
             state, _ = cancel.put_back(pad, launch["fw_id"], launch["launch_id"], _WHY, folder="")
         except (LockedWorkflowError, ValueError) as error:  # another time, or it was deleted
             log.info("launch %d: %s", launch["launch_id"], error)
@@ -65,6 +70,20 @@ def put_back_unheld(pad: ProjectLaunchPad, held: Collection[int]) -> list[int]:
         else:
             _close(pad, launch)
     return back
+
+
+def _store(pad: ProjectLaunchPad, launch: Doc) -> bool:
+    """Store the result of a job that ended under an earlier launcher in this process."""
+    spool = read_spool(Path(launch["launch_dir"]), launch["launch_id"], pad.name)
+    if spool is None or spool["state"] != "COMPLETED":
+        return False
+    try:
+        pad.complete_launch(launch["launch_id"], read_action(spool["action"]))
+    except (KeyError, TypeError, RuntimeError) as error:  # it can't be applied: once more then
+        log.warning("launch %d: %s", launch["launch_id"], error)
+        return False
+    log.warning("firework %d: its result lay in %s", launch["fw_id"], launch["launch_dir"])
+    return True
 
 
 def _close(pad: ProjectLaunchPad, launch: Doc) -> None:

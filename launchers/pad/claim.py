@@ -19,6 +19,7 @@ from fireworks.fw_config import SORT_FWS
 from pymongo import ASCENDING, DESCENDING, ReturnDocument, UpdateOne
 from pymongo.errors import PyMongoError
 
+from orionflow.launchers.pad.commit import LostLockError
 from orionflow.launchers.pad.documents import BIG, GRACE, LIVE, Doc, message_action, now, now_text
 from orionflow.launchers.pad.locks import UNLOCKED
 from orionflow.launchers.pad.quiet import site_of
@@ -152,8 +153,10 @@ class Claimer:
                     if self.pad.put_back(fw["fw_id"], launch_id,
                                          "MongoDB went away during its claim"):
                         back.append(fw["fw_id"])
-                except LockedWorkflowError:
+                except (LockedWorkflowError, LostLockError):
                     locked.add(launch_id)
+                except ValueError as error:  # its workflow was deleted
+                    self.pad.m_logger.info("fw_id=%s: %s", fw["fw_id"], error)
         for launch_id in due - locked:
             if self._doubtful[launch_id] is None:
                 self._doubtful[launch_id] = now

@@ -12,14 +12,17 @@ from pathlib import Path
 import pytest
 from fireworks import Firework, FWAction, ScriptTask, Workflow
 from fireworks.core.fworker import FWorker
+from pymongo.errors import AutoReconnect, OperationFailure
 
 from orionflow.launchers import again, cancel, settling
 from orionflow.launchers.jobs import ClaimedJob, Result
 from orionflow.launchers.launchpad import open_launchpad
 from orionflow.launchers.packing import Need
 from orionflow.launchers.pad import locks
+from orionflow.launchers.rocket import write_spool
 from orionflow.launchers.services.processes import wait_for
 from orionflow.launchers.settling import Desk
+from orionflow.launchers.spending import grant
 from orionflow.launchers.unheld import put_back_unheld
 
 pytestmark = pytest.mark.needs_mongod
@@ -197,3 +200,56 @@ def test_mongod_that_hangs_is_an_outage_and_does_not_hold_up_the_launcher(projec
             os.kill(pid, signal.SIGCONT)
         wait_for(lambda: desk.settle(last=True) or state(pad, fw_id) == "COMPLETED", timeout=20)
     assert (state(pad, fw_id), desk.busy) == ("COMPLETED", False)
+
+
+def test_what_was_written_before_an_outage_is_told(pad, monkeypatch):
+    for _ in range(2):
+        add(pad)
+    desk, jobs, put_back = Desk(pad), claim(pad, 2), cancel.put_back
+    for job in jobs:
+        desk.add(Result(job, "READY", "again"))
+
+    def away(*_args, **_options):
+        raise AutoReconnect("gone")
+
+    def once(*args, **options):
+        monkeypatch.setattr(cancel, "put_back", away)
+        return put_back(*args, **options)
+
+    monkeypatch.setattr(cancel, "put_back", once)
+    assert [v.job for v in desk.settle()] == jobs[:1]
+    assert [r.job for r in desk.pending] == jobs[1:]
+
+
+def test_unanswered_claim_in_a_workflow_that_was_deleted_stops_nobody(pad, monkeypatch):
+    add(pad)
+    (job,) = claim(pad, 1)
+    pad.workflows.delete_many({})
+    pad._claimer._doubtful[job.launch_id] = None
+    monkeypatch.setattr(locks, "_ADOPTION", -1.0)
+    assert pad.give_back_unacknowledged() == []
+
+
+def test_job_whose_share_mongodb_refuses_to_note_is_put_back(pad, monkeypatch):
+    add(pad, core_seconds=1000)
+    (job,) = claim(pad, 1)
+
+    def full(*_args):
+        raise OperationFailure("no space left", 14031)
+
+    monkeypatch.setattr(pad.launches, "update_one", full)
+    told = grant(pad, job)
+    assert (told.job, told.state) == (job, "READY")
+
+
+def test_result_of_an_earlier_launcher_in_this_process_is_stored(pad, tmp_path):
+    """It ended while MongoDB was away (a notebook); the next one has the same name."""
+    fw_id = add(pad)
+    worker = FWorker(env={"orionflow": pad.identity.to_dict()})
+    (one,) = pad.claim(worker, str(tmp_path))
+    write_spool(tmp_path, FWAction({"x": 1}).to_dict(), launch_id=one.launch_id, fw_id=fw_id,
+                state="COMPLETED", database=pad.name)
+    pad.launches.update_one({}, {"$set": {"time_start": "2026-01-01T00:00:00+00:00"}})
+    assert put_back_unheld(pad, []) == []
+    assert state(pad, fw_id) == "COMPLETED"
+    assert pad.launches.find_one()["action"]["stored_data"] == {"x": 1}
