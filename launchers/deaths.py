@@ -105,9 +105,6 @@ class Deaths:
         self._seen.clear()
         self.suspects.clear()
 
-    def forget(self) -> None:
-        """Watch from the beginning: MongoDB did not answer for a while."""
-        self._watched.clear()
 
     def death(self, owner: LauncherIdentity | None, sign: datetime | None,
               host: str | None = None) -> Death | None:
